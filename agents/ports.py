@@ -1,0 +1,118 @@
+"""What this room needs from whoever is above it. `serve/` implements these and hands them in at start-up.
+
+Each Protocol has a fake that is product code, used by tests and examples, in `agents/fakes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shoal.agents.registry.records import Task, TaskId, Version, VersionState
+from shoal.agents.traces.chat import Answer, ChatRequest, Delta
+from shoal.agents.traces.trace import Trace, TraceId
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+
+class Generalist(Protocol):
+    """The large model behind Shoal."""
+
+    @property
+    def model(self) -> str: ...
+
+    async def chat(self, request: ChatRequest, *, deadline_s: float) -> Answer:
+        """Raises GeneralistUnavailable, GeneralistRefused, DeadlineExceeded."""
+        ...
+
+    def stream(self, request: ChatRequest, *, deadline_s: float) -> AsyncIterator[Delta]:
+        """Raises as `chat` does, before the first piece or between two."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialistAnswer:
+    """A specialist's own answer, before anyone decided whether it is sure enough.
+
+    Attributes:
+        content: the text; None where it has none to give (`reason` says why).
+        confidence: in [0, 1]; compared with the version's threshold.
+    """
+
+    content: str | None
+    confidence: float
+    reason: str = ""
+
+
+class Engine(Protocol):
+    """One loaded specialist. Implementations: `serve/engines/`."""
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
+        """Answers in the order of the requests. Blocking; call it off the event loop."""
+        ...
+
+
+class EngineLoader(Protocol):
+    def __call__(self, folder: Path) -> Engine:
+        """Verify a model folder against its card and load it. Raises CorruptModel."""
+        ...
+
+
+class TraceStore(Protocol):
+    """Readable, scrubbed traces."""
+
+    def add(self, traces: Iterable[Trace]) -> int:
+        """Scrub and store; a trace whose id is already there replaces the old one. Returns how many were stored."""
+        ...
+
+    def scan(self) -> Iterator[Trace]:
+        """All traces, oldest first."""
+        ...
+
+    def get(self, trace_id: TraceId) -> Trace | None: ...
+
+    def count(self) -> int: ...
+
+
+class Registry(Protocol):
+    """Tasks and versions, durable. Every change raises `epoch` by one."""
+
+    def epoch(self) -> int: ...
+
+    def tasks(self) -> list[Task]: ...
+
+    def task(self, name_or_id: str) -> Task:
+        """Raises NotFound."""
+        ...
+
+    def put_tasks(self, tasks: Sequence[Task]) -> None:
+        """Insert or replace by id; one change."""
+        ...
+
+    def versions(self, task_id: TaskId | None = None) -> list[Version]:
+        """Oldest first."""
+        ...
+
+    def add_version(self, version: Version) -> None: ...
+
+    def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
+        """Raises NotFound. The change is kept in the version's history."""
+        ...
+
+
+class Deployer(Protocol):
+    """Makes versions answer. Implemented over Ray Serve in `serve/`."""
+
+    async def ensure(self, versions: Sequence[Version]) -> None:
+        """Make exactly these versions loaded somewhere; load what is missing, unload what is left over."""
+        ...

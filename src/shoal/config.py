@@ -1,0 +1,189 @@
+"""`shoal.yaml`: every setting, its default and its check. Unknown keys and bad values are refused with their path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shoal.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GeneralistConfig(_Section):
+    """The large model behind Shoal: any OpenAI-compatible endpoint."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    model: str
+    #: name of the environment variable that holds the key
+    api_key_env: str | None = None
+    #: price in USD per million tokens
+    price_in: float = Field(default=0.0, ge=0)
+    price_out: float = Field(default=0.0, ge=0)
+    #: many providers' terms restrict training on their model's answers, so there is no default
+    outputs_may_train: bool | None = None
+    timeout_s: float = Field(default=120.0, gt=0)
+
+    def api_key(self) -> str | None:
+        """The key from the environment. Raises ConfigError where the named variable is not set."""
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env)
+        if not key:
+            raise ConfigError(
+                f"`generalist.api_key_env` names {self.api_key_env}, which is not set.",
+                remedy=f"Set it: export {self.api_key_env}=...",
+                param="generalist.api_key_env",
+            )
+        return key
+
+
+class ContractOverride(_Section):
+    alpha: float | None = Field(default=None, gt=0, lt=1)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+
+
+class ContractConfig(_Section):
+    """At most `alpha` of a specialist's answers are wrong, with confidence 1 - `delta`."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    #: by task name
+    tasks: dict[str, ContractOverride] = Field(default_factory=dict)
+
+    def for_task(self, name: str) -> tuple[float, float]:
+        """(alpha, delta) of a task."""
+        override = self.tasks.get(name, ContractOverride())
+        return override.alpha or self.alpha, override.delta or self.delta
+
+
+class RolloutConfig(_Section):
+    mode: Literal["manual", "auto"] = "manual"
+    canary_share: float = Field(default=0.1, gt=0, le=1)
+    #: share of specialist-answered calls that are also put to the generalist
+    audit_share: float = Field(default=0.02, ge=0, le=1)
+    #: comparisons with the generalist that a version must have in shadow, and again in canary, before it moves on
+    min_comparisons: int = Field(default=30, ge=1)
+
+
+class PrivacyConfig(_Section):
+    default_label: Literal["public", "internal", "local-only"] = "internal"
+    #: kinds of personal data that are replaced by pseudonyms before a trace is readable
+    recognisers: tuple[Literal["email", "phone", "card", "iban", "ip"], ...] = (
+        "email",
+        "phone",
+        "card",
+        "iban",
+        "ip",
+    )
+
+
+class LearningConfig(_Section):
+    time_limit_min: float = Field(default=20.0, gt=0)
+    #: a task needs this many calls before anything is trained for it
+    min_calls: int = Field(default=200, ge=20)
+    seed: int = 0
+
+
+class PlacementConfig(_Section):
+    #: CPUs that one specialist replica asks Ray for
+    cpus_per_replica: float = Field(default=0.5, gt=0)
+    gpus_per_replica: float = Field(default=0.0, ge=0, le=8)
+    #: tier label that specialists ask for; empty for any
+    tier: Literal["", "cloud", "edge", "local"] = ""
+    #: specialists whose weights are smaller than this share one host
+    host_below_mb: float = Field(default=64.0, ge=0)
+
+
+class StorageConfig(_Section):
+    retention_days: float | None = Field(default=None, gt=0)
+    #: new work is refused while the disk has less room than this
+    min_free_mb: float = Field(default=256.0, ge=0)
+
+
+class AuthConfig(_Section):
+    #: `auto` asks for a key as soon as one exists or the site listens beyond loopback
+    required: Literal["auto", "always"] = "auto"
+
+
+class TlsConfig(_Section):
+    certificate: Path
+    private_key: Path
+
+
+class ServeConfig(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8700, ge=1, le=65535)
+    grpc_port: int = Field(default=8701, ge=1, le=65535)
+    #: CPUs of the local Ray that `shoal up` starts; None for all of the machine
+    num_cpus: int | None = Field(default=None, ge=1)
+    #: largest request body in bytes
+    max_body_bytes: int = Field(default=8 << 20, ge=1024)
+    deadline_s: float = Field(default=120.0, gt=0)
+    #: how long a specialist may take before the generalist is asked instead
+    specialist_deadline_s: float = Field(default=1.5, gt=0)
+
+
+class Config(_Section):
+    """The whole of `shoal.yaml`."""
+
+    generalist: GeneralistConfig | None = None
+    contract: ContractConfig = ContractConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    learning: LearningConfig = LearningConfig()
+    placement: PlacementConfig = PlacementConfig()
+    storage: StorageConfig = StorageConfig()
+    auth: AuthConfig = AuthConfig()
+    tls: TlsConfig | None = None
+    serve: ServeConfig = ServeConfig()
+
+
+def load_config(path: Path | None) -> Config:
+    """Read and check a configuration file; the defaults where `path` is None.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or has an unknown key or a bad value; `param` is the path to it.
+    """
+    if path is None:
+        return Config()
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration {path} cannot be read: {error.strerror}.", remedy="Check --config."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.", remedy="Mend the file.") from error
+    return parse_config(raw, source=str(path))
+
+
+def parse_config(raw: object, *, source: str) -> Config:
+    """Check configuration data that was read from `source`."""
+    if raw is None:
+        return Config()
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{source} must be a mapping of sections, got {type(raw).__name__}.",
+            remedy="Write for example `rollout: {mode: auto}`.",
+        )
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{source}: `{path}` is not a setting.", remedy="Check its spelling.", param=path
+            ) from None
+        raise ConfigError(
+            f"{source}: `{path}`: {first['msg']}, got {first.get('input')!r}.",
+            remedy="Mend the value.",
+            param=path,
+        ) from None
