@@ -5,6 +5,7 @@
     |-- UsageError              a command cannot do what was asked, as it was asked
     |-- DataError               a file handed in cannot be used as it is
     |-- InvalidRequest          a request that no performer could answer
+    |   `-- RequestTooLarge     its body is larger than the site takes
     |-- Unauthenticated         no key, or one that is not known
     |-- PermissionDenied        the key's scopes do not cover the call
     |-- NotFound                the named task, specialist, trace or run does not exist
@@ -52,7 +53,7 @@ class ShoalError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message, self.remedy, self.param))
+        return (_rebuild, (type(self), self.message, self.remedy, self.param), self.__dict__)
 
 
 def _rebuild(kind: type[ShoalError], message: str, remedy: str, param: str | None) -> ShoalError:
@@ -77,6 +78,10 @@ class InvalidRequest(ShoalError):
     code = "invalid_request"
 
 
+class RequestTooLarge(InvalidRequest):
+    code = "request_too_large"
+
+
 class Unauthenticated(ShoalError):
     code = "invalid_api_key"
 
@@ -95,6 +100,8 @@ class Conflict(ShoalError):
 
 class RateLimited(ShoalError):
     code = "rate_limit_exceeded"
+    #: seconds after which the same call is let in
+    retry_after_s: float = 1.0
 
 
 class PrivacyViolation(ShoalError):
@@ -117,6 +124,10 @@ class GeneralistRefused(ShoalError):
     """The generalist's own error for this request, passed on with its HTTP status."""
 
     code = "generalist_refused"
+    #: the HTTP status that the generalist answered with (400 to 499)
+    status: int = 400
+    #: the generalist's own `error.code`, e.g. `context_length_exceeded`; empty if it gave none
+    upstream_code: str = ""
 
 
 class DeadlineExceeded(ShoalError):

@@ -1,0 +1,97 @@
+"""What the chat service needs from whoever deploys it, and what it tells them. Implemented over Ray by the site.
+
+Owns the Protocols and the events; knows nothing of HTTP, gRPC or Ray. Doubles for tests are in `serve/fakes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.records import OutputKind
+from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.agents.traces.trace import Trace
+
+
+class SpecialistClient(Protocol):
+    """Reaches the replica that holds a version, wherever it runs."""
+
+    async def ask(self, version_key: str, request: ChatRequest, *, deadline_s: float) -> SpecialistAnswer:
+        """Put a request to the version `<task id>@<number>`.
+
+        Raises:
+            SpecialistUnavailable: no replica holds the version, or it died over the request.
+            DeadlineExceeded: no answer within `deadline_s`.
+        """
+        ...
+
+
+#: writes a trace where it survives the death of the process; raises StorageFull. A call is finished only after it.
+Record: TypeAlias = Callable[[Trace], None]
+
+
+class Agrees(Protocol):
+    """Whether a specialist's answer is as good as the generalist's, by the task's loss."""
+
+    def __call__(self, kind: OutputKind, said: str | None, reference: Answer) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonMade:
+    """A version and the generalist both answered one call.
+
+    Attributes:
+        source: `shadow`: the generalist answered the client; `audit`: the specialist did, the generalist was asked after.
+        agrees: by the task's loss.
+        confidence: in [0, 1], the version's own.
+        accepted: the confidence reached the version's threshold: this answer would have gone (or went) to the client.
+        at: seconds since the epoch.
+    """
+
+    task_id: str
+    task_name: str
+    version_key: str
+    source: Literal["shadow", "audit"]
+    agrees: bool
+    confidence: float
+    accepted: bool
+    trace_id: str
+    at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with `type`: msgpack takes it as it is."""
+        return {"type": "comparison", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackGiven:
+    """A client's verdict on an answer that it got.
+
+    Attributes:
+        score: in [-1, 1]; None where only a correction or comment was given.
+        correction: the message that the answer should have been, as OpenAI's JSON.
+        client_id: who gave it.
+        at: seconds since the epoch.
+    """
+
+    trace_id: str
+    client_id: str
+    score: float | None
+    correction: dict[str, Any] | None
+    comment: str
+    at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with `type`: msgpack takes it as it is."""
+        return {"type": "feedback", **asdict(self)}
+
+
+Observation: TypeAlias = ComparisonMade | FeedbackGiven
+
+#: takes an event to the router actor. For feedback its return means: kept. May raise; comparisons are then dropped.
+Observe: TypeAlias = Callable[[Observation], Awaitable[None]]
+
+#: why the gateway is not ready yet; empty when it is
+Unready: TypeAlias = Callable[[], Sequence[str]]

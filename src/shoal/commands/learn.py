@@ -1,0 +1,88 @@
+"""`shoal learn`: curate, find tasks, choose, train, evaluate, gate, register. Needs no site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from shoal.commands._shared import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    bad_value,
+    existing_home,
+    out,
+    print_json,
+    read_config,
+)
+
+app = typer.Typer(help="Find tasks in the traces and train specialists for them.")
+
+
+@app.command("learn")
+def learn(
+    tasks: Annotated[str | None, typer.Option("--tasks", metavar="NAME,…", help="Only these tasks.")] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit", metavar="MIN", help="Minutes in all (default: learning.time_limit_min)."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Default: learning.seed.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again, even where nothing has changed.")
+    ] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find tasks in the traces and train a specialist for each that can have one.
+
+    What passes its gate goes to `shadow`; `shoal specialists promote` lets it answer.
+    """
+    from shoal.commands._learning import run_learn
+
+    if time_limit is not None and time_limit <= 0:
+        raise bad_value(
+            "--time-limit", time_limit, "must be positive minutes", "Write for example --time-limit 20."
+        )
+    folder = existing_home(home)
+    settings = read_config(folder, config)
+    report = run_learn(
+        folder,
+        settings,
+        tasks=None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()],
+        time_limit_min=time_limit,
+        seed=seed,
+        force=force,
+    )
+    if as_json:
+        print_json(report)
+        return
+    _print(report, folder.root)
+
+
+def _print(report: dict[str, Any], root: Path) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task", overflow="fold", max_width=30)
+    table.add_column("calls", justify="right")
+    table.add_column("verdict")
+    table.add_column("covers", justify="right")
+    table.add_column("why", overflow="fold")
+    for task in report["tasks"]:
+        coverage = task.get("coverage")
+        table.add_row(
+            escape(task["name"]),
+            f"{task['calls']:,}",
+            task["verdict"],
+            "-" if coverage is None else f"{coverage:.0%}",
+            escape(task["reason"]),
+        )
+    out.print(table)
+    passed = sum(task["verdict"] == "pass" for task in report["tasks"])
+    out.print(f"{passed} of {len(report['tasks'])} tasks have a specialist; {report['seconds']:.0f} s")
+    out.print("Next: shoal report --out report.html, shoal eval FILE, shoal specialists promote TASK")

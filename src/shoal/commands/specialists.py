@@ -1,0 +1,150 @@
+"""`shoal specialists`: versions, their evidence and state, and the owner's word on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
+from shoal.agents.ports import Registry
+from shoal.agents.registry.records import Task, Version
+from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
+from shoal.commands._stores import open_registry
+from shoal.errors import NotFound
+
+app = typer.Typer(help="Versions, their evidence and state.", no_args_is_help=True)
+
+SpecialistArgument = Annotated[str, typer.Argument(metavar="TASK[@N]", help="A task, or one version of it.")]
+
+
+@app.command("ls")
+def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All versions, newest last."""
+    registry = open_registry(existing_home(home))
+    tasks = {task.id: task for task in registry.tasks()}
+    versions = [v for v in registry.versions() if v.task_id in tasks]
+    if as_json:
+        print_json({"specialists": [_as_dict(tasks[v.task_id], v) for v in versions]})
+        return
+    if not versions:
+        out.print("No specialists yet. Train some: shoal learn")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("specialist", "kind", "state"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("coverage", justify="right")
+    table.add_column("why", overflow="fold")
+    for version in versions:
+        coverage = version.evidence.get("coverage")
+        table.add_row(
+            f"{escape(tasks[version.task_id].name)}@{version.number}",
+            version.kind,
+            str(version.state),
+            "-" if coverage is None else f"{coverage:.0%}",
+            escape(version.reason),
+        )
+    out.print(table)
+
+
+@app.command("show")
+def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """One version: contract, evidence, needs, history."""
+    registry = open_registry(existing_home(home))
+    task, version = find_version(registry, specialist)
+    history = registry.history(version.key)
+    if as_json:
+        print_json({**_as_dict(task, version), "history": history})
+        return
+    out.print(f"[bold]{escape(task.name)}@{version.number}[/]  {version.kind}, {version.state}")
+    out.print(escape(version.reason))
+    out.print(
+        f"contract: at most {version.alpha:.0%} of its answers wrong, with confidence {1 - version.delta:.0%}; "
+        f"answers from confidence {version.threshold:.4f}"
+    )
+    for heading, fields in (("evidence", version.evidence), ("needs", version.needs)):
+        table = Table(title=heading, box=None, title_justify="left", show_header=False, pad_edge=False)
+        for name, value in fields.items():
+            if not isinstance(value, (list, dict)) or len(str(value)) < 60:
+                table.add_row(name, escape(str(value)))
+        out.print(table)
+    for event in history:
+        out.print(f"  {escape(str(event))}", highlight=False)
+
+
+@app.command("promote")
+def promote(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Let a version answer its task's calls; the one before it retires."""
+    registry = open_registry(existing_home(home))
+    task, version = find_version(registry, specialist)
+    promote_version(registry, version)
+    _say(as_json, task, version, "serving")
+
+
+@app.command("pause")
+def pause(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Send a version's calls to the generalist until it is promoted again."""
+    registry = open_registry(existing_home(home))
+    task, version = find_version(registry, specialist)
+    pause_version(registry, version)
+    _say(as_json, task, version, "paused")
+
+
+@app.command("rollback")
+def rollback(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Take the serving version back: its predecessor serves again, or the generalist."""
+    registry = open_registry(existing_home(home))
+    task, _ = find_version(registry, specialist)
+    back_to = rollback_task(registry, task)
+    if as_json:
+        print_json(
+            {"task": task.name, "served_by": None if back_to is None else f"{task.name}@{back_to.number}"}
+        )
+    elif back_to is None:
+        out.print(f"{escape(task.name)}: the generalist answers")
+    else:
+        out.print(f"{escape(task.name)}@{back_to.number} serves again")
+
+
+def find_version(registry: Registry, name: str) -> tuple[Task, Version]:
+    """`TASK@N`, or the newest version of `TASK` that is not rejected. Raises NotFound."""
+    task_name, _, number = name.removeprefix("specialist/").partition("@")
+    task = registry.task(task_name)
+    versions = registry.versions(task.id)
+    if number:
+        versions = [v for v in versions if str(v.number) == number]
+    else:
+        versions = [v for v in versions if v.state != "rejected"] or versions
+    if not versions:
+        raise NotFound(
+            f"There is no specialist {name!r}.", remedy="shoal specialists ls names those there are."
+        )
+    return task, versions[-1]
+
+
+def _say(as_json: bool, task: Task, version: Version, state: str) -> None:
+    if as_json:
+        print_json({"task": task.name, "version": version.number, "state": state})
+    else:
+        out.print(f"{escape(task.name)}@{version.number} is {state}")
+
+
+def _as_dict(task: Task, version: Version) -> dict[str, Any]:
+    return {
+        "specialist": f"{task.name}@{version.number}",
+        "task": task.name,
+        "task_id": task.id,
+        "version": version.number,
+        "kind": version.kind,
+        "state": str(version.state),
+        "threshold": version.threshold,
+        "alpha": version.alpha,
+        "delta": version.delta,
+        "evidence": dict(version.evidence),
+        "needs": dict(version.needs),
+        "reason": version.reason,
+        "created_at": version.created_at,
+        "sha256": version.sha256,
+    }
