@@ -90,14 +90,17 @@ class FrameWriter:
 def encode_record(record: Record) -> bytes:
     """msgpack. Raises DataError where the record nests too deep, or is larger than 64 MiB."""
     try:
-        plain: bytes = msgpack.packb(record, use_bin_type=True, unicode_errors="surrogatepass", default=_plain_data)
+        plain: bytes = msgpack.packb(
+            record, use_bin_type=True, unicode_errors="surrogatepass", default=_plain_data
+        )
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"A record must be plain data that msgpack takes: {error}.", remedy="Send a flatter request."
         ) from error
     if len(plain) > MAX_RECORD_BYTES:
         raise DataError(
-            f"A record must be at most {MAX_RECORD_BYTES} bytes long, got {len(plain)}.", remedy="Send less at once."
+            f"A record must be at most {MAX_RECORD_BYTES} bytes long, got {len(plain)}.",
+            remedy="Send less at once.",
         )
     return plain
 
@@ -194,4 +197,4 @@ class SegmentReader(Iterator[tuple[Record, int]]):
         if len(rest) < _FRAME.size:
             return MARKER.startswith(rest[: len(MARKER)])
         marker, _, length = _FRAME.unpack(rest)
-        return marker == MARKER and self.offset + _FRAME.size + length > len(self._raw)
+        return bool(marker == MARKER and self.offset + _FRAME.size + length > len(self._raw))

@@ -110,7 +110,6 @@ class SpoolWriter:
         self._sync_error: OSError | None = None
         self._checked_at = float("-inf")
         self._room_bytes = 0
-        self._fork_pid = os.getpid()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -176,7 +175,9 @@ class SpoolWriter:
         written = 0
         try:
             while written < len(frame):
-                written += os.pwrite(self._descriptor, frame[written:] if written else frame, self._offset + written)
+                written += os.pwrite(
+                    self._descriptor, frame[written:] if written else frame, self._offset + written
+                )
         except OSError as error:
             with contextlib.suppress(OSError):  # the next record overwrites what cannot be cut off
                 os.ftruncate(self._descriptor, self._offset)
@@ -265,8 +266,12 @@ class SpoolWriter:
 
 def _storage_error(path: Path, error: OSError) -> ShoalError:
     if error.errno in _FULL:
-        return StorageFull(f"The disk of {path} is full.", remedy="Free some space; nothing that was accepted is lost.")
-    return SiteError(f"The spool {path} cannot be written: {error.strerror}.", remedy="Look at the disk and its rights.")
+        return StorageFull(
+            f"The disk of {path} is full.", remedy="Free some space; nothing that was accepted is lost."
+        )
+    return SiteError(
+        f"The spool {path} cannot be written: {error.strerror}.", remedy="Look at the disk and its rights."
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -288,24 +293,24 @@ def list_segments(folder: Path) -> list[Segment]:
         if path.suffix == SEALED_SUFFIX:
             found[path.stem] = Segment(path, path.stem, True)
         elif path.suffix == OPEN_SUFFIX and path.stem not in found:
-            state = _writer_is_gone(path)
-            if state is not None:
-                found[path.stem] = Segment(path, path.stem, state)
+            segment = _look_at_open(path)
+            if segment is not None:
+                found[path.stem] = segment
     return [found[name] for name in sorted(found)]
 
 
-def _writer_is_gone(path: Path) -> bool | None:
-    """Whether nobody holds the segment's lock; None where it was renamed or removed meanwhile."""
+def _look_at_open(path: Path) -> Segment | None:
+    """The segment of an `.open` file; None where it was consumed meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         sealed = path.with_suffix(SEALED_SUFFIX)
-        return None if not sealed.exists() else None
+        return Segment(sealed, path.stem, True) if sealed.exists() else None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
+        return Segment(path, path.stem, True)
     except BlockingIOError:
-        return False
+        return Segment(path, path.stem, False)
     finally:
         os.close(descriptor)
 
@@ -334,7 +339,7 @@ class SpoolReader:
     def __iter__(self) -> Iterator[Record]:
         for segment in list_segments(self._folder):
             try:
-                reader = _open_segment(segment, self._key)
+                reader = open_segment(segment, self._key)
             except DataError:
                 self.unreadable.append(segment.path)
                 continue
@@ -346,7 +351,8 @@ class SpoolReader:
             self.torn += reader.torn
 
 
-def _open_segment(segment: Segment, key: bytes, offset: int = 0) -> SegmentReader | None:
+def open_segment(segment: Segment, key: bytes, offset: int = 0) -> SegmentReader | None:
+    """Read a listed segment, also if it was sealed since; None where it is gone. Raises DataError as `read_segment`."""
     for path in (segment.path, segment.path.with_suffix(SEALED_SUFFIX)):
         with contextlib.suppress(FileNotFoundError):
             return read_segment(path, key, offset)

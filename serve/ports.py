@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from shoal.agents.contract.loss import Judgement
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.traces.chat import Answer, ChatRequest
@@ -32,10 +33,15 @@ class SpecialistClient(Protocol):
 Record: TypeAlias = Callable[[Trace], None]
 
 
-class Agrees(Protocol):
-    """Whether a specialist's answer is as good as the generalist's, by the task's loss."""
+class Judge(Protocol):
+    """Whether a specialist's answer is wrong where the generalist said `reference`, by the task's loss.
 
-    def __call__(self, kind: OutputKind, said: str | None, reference: Answer) -> bool: ...
+    The default is `agents/contract/loss.py` without a slot checker, which leaves free texts undefined.
+    """
+
+    def __call__(
+        self, task_id: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+    ) -> Judgement: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +50,7 @@ class ComparisonMade:
 
     Attributes:
         source: `shadow`: the generalist answered the client; `audit`: the specialist did, the generalist was asked after.
-        agrees: by the task's loss.
+        agrees: by the task's loss; meaningless where `judged` is False, because no loss is defined for the answer.
         confidence: in [0, 1], the version's own.
         accepted: the confidence reached the version's threshold: this answer would have gone (or went) to the client.
         at: seconds since the epoch.
@@ -54,6 +60,7 @@ class ComparisonMade:
     task_name: str
     version_key: str
     source: Literal["shadow", "audit"]
+    judged: bool
     agrees: bool
     confidence: float
     accepted: bool

@@ -101,6 +101,10 @@ NOVEL_DRIVERS = (
 )
 
 
+CAUSES = ("online", "stores", "partners", "price_effect", "returns_rate", "stock_out_days")
+CAUSE_WEIGHTS = (20, 20, 20, 20, 10, 10)
+
+
 def record_key(record: Record) -> str:
     """One text for one record, whatever the order of its fields."""
     return json.dumps(record, sort_keys=True, ensure_ascii=False)
@@ -169,19 +173,19 @@ def _percent(value: float, *, whole: bool) -> int | float:
 
 def _figures(rng: random.Random, regions: tuple[str, ...], products: tuple[str, ...]) -> Record:
     """A quarter in which one thing moved the sales, among smaller movements and some red herrings."""
-    cause = rng.choice(("online", "stores", "partners", "price_effect", "returns_rate", "stock_out_days"))
+    cause = rng.choices(CAUSES, weights=CAUSE_WEIGHTS)[0]
     trouble = cause in ("returns_rate", "stock_out_days")
     sign = -1.0 if trouble else rng.choice((1.0, -1.0))
-    main = sign * rng.uniform(4.0, 18.0)
+    main = sign * (rng.uniform(3.0, 7.5) if rng.random() < 0.5 else rng.uniform(12.5, 20.0))
     points = {
-        name: rng.uniform(-0.35, 0.35) * main for name in ("online", "stores", "partners", "price_effect")
+        name: rng.uniform(-0.16, 0.16) * main for name in ("online", "stores", "partners", "price_effect")
     }
     if not trouble:
         points[cause] = main
     returns_rate, stock_out_days = rng.uniform(1.0, 6.0), rng.randint(0, 6)
-    if cause == "returns_rate" or rng.random() < 0.12:
+    if cause == "returns_rate" or rng.random() < 0.3:
         returns_rate = rng.uniform(9.0, 16.0)
-    if cause == "stock_out_days" or rng.random() < 0.12:
+    if cause == "stock_out_days" or rng.random() < 0.3:
         stock_out_days = rng.randint(12, 30)
     # what returns and empty shelves cost is in no channel's figure, but in the total
     total = sum(points.values()) + (main if trouble else 0.0)

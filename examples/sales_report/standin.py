@@ -270,7 +270,9 @@ async def serve(standin: StandIn, *, host: str, port: int, with_stdin: bool) -> 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="standin", description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed names it")
+    parser.add_argument(
+        "--port", type=int, default=0, help="0 takes a free one; the first line printed names it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="chooses the wording")
     parser.add_argument("--latency-ms", type=float, default=120.0)
     parser.add_argument("--with-stdin", action="store_true", help="stop when standard input ends")

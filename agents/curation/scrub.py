@@ -1,0 +1,154 @@
+"""Replaces personal data in a trace by typed pseudonyms. Owns which parts of a trace are looked at; knows nothing of files.
+
+Within a trace, one thing has one pseudonym (`<EMAIL_1>`), so that a copy in the answer is still a copy. Across traces it has
+none: pseudonyms must not join what a person did at different times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from shoal.agents.curation.recognise import find_personal_data
+from shoal.agents.traces.trace import Trace
+
+RECOGNISERS = ("email", "phone", "card", "iban", "ip")
+
+_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP)_(\d{1,6})>")
+#: parts of a request or a response that are written by programs, not by people
+_SKIPPED = frozenset(
+    {
+        "model",
+        "tools",
+        "functions",
+        "response_format",
+        "tool_choice",
+        "id",
+        "tool_call_id",
+        "role",
+        "type",
+        "object",
+        "finish_reason",
+        "system_fingerprint",
+        "usage",
+        "logprobs",
+    }
+)
+_SMALLEST_CARD = 10**12
+
+
+def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace, dict[str, int]]:
+    """The trace without personal data of the given kinds, and how many pieces were replaced, by kind.
+
+    Looks at all text of the request (but for tool schemas), of the response and of the tags. The trace itself is returned where
+    there is nothing to replace; what is given is never changed.
+    """
+    if not recognisers:
+        return trace, {}
+    pass_ = _Pass(trace, recognisers)
+    request = pass_.clean_request(trace.request)
+    response = pass_.clean(trace.response)
+    tags = pass_.clean(trace.tags)
+    if not pass_.counts:
+        return trace, {}
+    return replace(trace, request=request, response=response, tags=tags), pass_.counts
+
+
+class _Pass:
+    """One walk over one trace, with the pseudonyms given so far."""
+
+    def __init__(self, trace: Trace, recognisers: Sequence[str]) -> None:
+        self.counts: dict[str, int] = {}
+        self._trace = trace
+        self._recognisers = recognisers
+        self._given: dict[tuple[str, str], str] = {}
+        #: the highest number used so far, by kind; filled when the first piece is found
+        self._highest: dict[str, int] | None = None
+
+    def clean_request(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `clean`; a conversation's id that holds personal data is replaced by its digest, since turns are joined by it."""
+        cleaned: Mapping[str, Any] = self.clean(
+            {name: v for name, v in request.items() if name != "metadata"}
+        )
+        metadata = request.get("metadata")
+        if not isinstance(metadata, Mapping):
+            return cleaned if metadata is None else {**cleaned, "metadata": metadata}
+        kept = dict(self.clean({name: v for name, v in metadata.items() if name != "conversation_id"}))
+        if "conversation_id" in metadata:
+            conversation = metadata["conversation_id"]
+            if isinstance(conversation, str) and find_personal_data(conversation, self._recognisers):
+                conversation = (
+                    "conversation-" + hashlib.sha256(conversation.encode("utf-8", "replace")).hexdigest()[:16]
+                )
+                self.counts["conversation_id"] = 1
+            kept["conversation_id"] = conversation
+        return {name: kept if name == "metadata" else cleaned[name] for name in request}
+
+    def clean(self, value: Any) -> Any:
+        """The same value where nothing is found in it."""
+        if isinstance(value, str):
+            return self._clean_text(value)
+        if isinstance(value, Mapping):
+            changed = {}
+            for name, part in value.items():
+                if name not in _SKIPPED:
+                    clean_part = self.clean(part)
+                    if clean_part is not part:
+                        changed[name] = clean_part
+            return {**value, **changed} if changed else value
+        if isinstance(value, list):
+            return self._clean_list(value)
+        if type(value) is int and value >= _SMALLEST_CARD:
+            text = self._clean_text(str(value))
+            return value if text == str(value) else text
+        return value
+
+    def _clean_list(self, parts: list[Any]) -> list[Any]:
+        cleaned: list[Any] = []
+        is_changed = False
+        for part in parts:  # no comprehension: what nests deeply must not nest the stack twice as deep
+            cleaned.append(self.clean(part))
+            is_changed = is_changed or cleaned[-1] is not part
+        return cleaned if is_changed else parts
+
+    def _clean_text(self, text: str) -> str:
+        findings = find_personal_data(text, self._recognisers)
+        if not findings:
+            return text
+        pieces, end = [], 0
+        for finding in findings:
+            self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
+            pseudonym = self._pseudonym(finding.kind, finding.identity)
+            if _is_json_number(text, finding.start, finding.end):
+                pseudonym = f'"{pseudonym}"'  # what was JSON stays JSON
+            pieces += (text[end : finding.start], pseudonym)
+            end = finding.end
+        return "".join((*pieces, text[end:]))
+
+    def _pseudonym(self, kind: str, identity: str) -> str:
+        if self._highest is None:
+            self._highest = _numbers_in_use(self._trace)
+        if (kind, identity) not in self._given:
+            self._highest[kind] = self._highest.get(kind, 0) + 1
+            self._given[kind, identity] = f"<{kind.upper()}_{self._highest[kind]}>"
+        return self._given[kind, identity]
+
+
+def _numbers_in_use(trace: Trace) -> dict[str, int]:
+    """The highest number of each kind of pseudonym that the trace came with: those belong to somebody else."""
+    highest: dict[str, int] = {}
+    for part in (trace.request, trace.response, trace.tags):
+        for kind, number in _PSEUDONYM.findall(repr(part)):
+            highest[kind.lower()] = max(int(number), highest.get(kind.lower(), 0))
+    return highest
+
+
+def _is_json_number(text: str, start: int, end: int) -> bool:
+    """Whether `text[start:end]` stands bare where JSON has a value: after a colon, comma or bracket and before another."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    before, after = text[:start].rstrip()[-1:], text[end:].lstrip()[:1]
+    return before in (":", ",", "[") and after in (",", "}", "]") and text[start:end].isdigit()

@@ -1,0 +1,100 @@
+"""Which examples train, which choose and gate, which calibrate. The three never overlap, also not by conversation.
+
+Pure: the same seed and groups give the same split, whatever the order of the examples. Knows no kind of model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shoal.agents.learning.training import Example
+from shoal.agents.traces.chat import ChatRequest
+
+#: share of the calls that choose and gate
+CHOOSE_SHARE = 0.1
+#: share of the calls that calibrate, where there are calls enough
+CALIBRATION_SHARE = 0.1
+#: fewer calibration calls than this prove little at alpha = 0.05, so small tasks give up a larger share
+_WANTED_CALIBRATION = 150
+_MOST_CALIBRATION = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Examples by use. Every group stands in exactly one of the three."""
+
+    train: Sequence[Example]
+    choose: Sequence[Example]
+    calibration: Sequence[Example]
+
+
+def calibration_share(count: int) -> float:
+    """0.1 from 1,500 calls on; below that more, up to 0.3, so that some 150 calls calibrate."""
+    if count <= 0:
+        return CALIBRATION_SHARE
+    return min(max(_WANTED_CALIBRATION / count, CALIBRATION_SHARE), _MOST_CALIBRATION)
+
+
+def split_examples(examples: Iterable[Example], *, seed: int) -> Split:
+    """Split by group: near 80/10/10, and near 60/10/30 where there are few calls.
+
+    Groups are ordered by a hash of seed and group id, then dealt to calibration, choosing and training in that order,
+    so a log that grows moves only the groups near a border.
+    """
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.group, []).append(example)
+    count = sum(map(len, groups.values()))
+    calibration_end = calibration_share(count) * count
+    choose_end = calibration_end + CHOOSE_SHARE * count
+    parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
+    dealt = 0
+    for group in sorted(groups, key=lambda g: _rank(seed, g)):
+        members = sorted(groups[group], key=lambda e: e.id)
+        # the middle of the group decides, so that a large one lands where most of it belongs
+        middle = dealt + len(members) / 2
+        part = 0 if middle < calibration_end else 1 if middle < choose_end else 2
+        parts[part].extend(members)
+        dealt += len(members)
+    split = Split(train=parts[2], choose=parts[1], calibration=parts[0])
+    check_split(split)
+    return split
+
+
+def check_split(split: Split) -> None:
+    """Raises ValueError where an example or a group stands on both sides of a border; it is named."""
+    owner: dict[str, str] = {}
+    for name in ("train", "choose", "calibration"):
+        part: Sequence[Example] = getattr(split, name)
+        for example in part:
+            for key in (f"group {example.group}", f"call {example.id}"):
+                if owner.setdefault(key, name) != name:
+                    raise ValueError(f"{key} stands in both {owner[key]} and {name}; a split must keep it whole.")
+
+
+def request_key(request: ChatRequest) -> str:
+    """A digest of what the request says: messages and tools, without model, metadata or sampling settings."""
+    said = [request.messages, request.tools]
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def unseen(examples: Iterable[Example], train: Iterable[Example]) -> list[Example]:
+    """The examples whose request does not stand, word for word, among `train`."""
+    seen = {request_key(e.request) for e in train}
+    return [e for e in examples if request_key(e.request) not in seen]
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A digest of which calls these are; the same calls in another order give the same one."""
+    digest = hashlib.sha256()
+    for example_id in sorted(e.id for e in examples):
+        digest.update(example_id.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _rank(seed: int, group: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{group}".encode(), digest_size=16).digest()

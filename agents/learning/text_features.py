@@ -1,0 +1,185 @@
+"""From a request to the n-grams that decide its label. Shared by training and serving, so that both see the same.
+
+Owns: what is read of a request, how it is cut into n-grams, the vocabulary with its weights. Knows no labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.agents.traces.chat import ChatRequest, text_of
+
+#: characters of the newest user message that are read, half from its start and half from its end
+_USER_CHARS = 2400
+#: characters of what was said before it
+_CONTEXT_CHARS = 240
+#: characters of a system prompt, where prompts are ever new
+_SYSTEM_CHARS = 600
+_WORD = re.compile(r"\w+")
+#: an n-gram in nearly every call decides nothing
+_MOST_COMMON_SHARE = 0.98
+
+#: the fields of a request, each with its own n-grams and its own norm
+WORDS, CHARS, CONTEXT, SYSTEM, PROMPT = "w", "c", "x", "s", "p"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a vocabulary reads of a request besides its newest user message."""
+
+    context: bool = False
+    system: bool = False
+
+
+def fold(text: str) -> str:
+    """Lower case, compatibility forms, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def grams(request: ChatRequest, prompt: int, reading: Reading) -> Iterator[tuple[str, list[str]]]:
+    """The n-grams of a request by field. `prompt` is the place of its system prompt among several, or -1."""
+    text = fold(_ends(request.last_user_text, _USER_CHARS))
+    words = _WORD.findall(text)
+    yield WORDS, words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    yield CHARS, list(_char_grams(text))
+    if reading.context:
+        before = fold(_before(request)[-_CONTEXT_CHARS:])
+        yield CONTEXT, _WORD.findall(before)
+    if reading.system:
+        yield SYSTEM, _WORD.findall(fold(_ends(request.system_text, _SYSTEM_CHARS)))
+    if prompt >= 0:
+        yield PROMPT, [str(prompt)]
+
+
+def has_context(request: ChatRequest) -> bool:
+    """Whether anything but system messages came before the newest user message."""
+    return bool(_before(request))
+
+
+def _before(request: ChatRequest) -> str:
+    spoken = [m for m in request.messages if m["role"] not in ("system", "developer")]
+    last_user = max((i for i, m in enumerate(spoken) if m["role"] == "user"), default=-1)
+    return "\n".join(text_of(m) for i, m in enumerate(spoken) if i != last_user).strip()
+
+
+def _ends(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars // 2]} {text[-chars // 2 :]}"
+
+
+def _char_grams(text: str) -> Iterator[str]:
+    """Runs of 2 to 5 characters within a word, with one space at each of its ends."""
+    for word in text.split(" "):
+        padded = f" {word} "
+        length = len(padded)
+        for n in (2, 3, 4, 5):
+            if length <= n:
+                yield padded
+                break
+            for start in range(length - n + 1):
+                yield padded[start : start + n]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The known n-grams, each with its inverse document frequency.
+
+    Attributes:
+        terms: for each field its n-grams with their rows; rows are numbered through, field after field.
+        idf: weight of each row, shape (rows,).
+    """
+
+    terms: Mapping[str, Mapping[str, int]]
+    idf: NDArray[np.float32]
+    reading: Reading = field(default_factory=Reading)
+
+    @classmethod
+    def fit(
+        cls,
+        requests: Sequence[ChatRequest],
+        prompts: Sequence[int],
+        *,
+        reading: Reading,
+        min_calls: int,
+        max_rows: int,
+    ) -> Vocabulary:
+        """Every n-gram that at least `min_calls` requests have; the most frequent `max_rows` of them."""
+        frequency: dict[str, Counter[str]] = {}
+        for request, prompt in zip(requests, prompts, strict=True):
+            for name, found in grams(request, prompt, reading):
+                frequency.setdefault(name, Counter()).update(set(found))
+        count = len(requests)
+        most = max(_MOST_COMMON_SHARE * count, min_calls)
+        kept = [
+            (name, gram, n)
+            for name, counts in frequency.items()
+            for gram, n in counts.items()
+            if name == PROMPT or min_calls <= n <= most
+        ]
+        kept.sort(key=lambda item: (-item[2], item[0], item[1]))
+        kept = sorted(kept[:max_rows], key=lambda item: (item[0], item[1]))
+        terms: dict[str, dict[str, int]] = {}
+        for row, (name, gram, _) in enumerate(kept):
+            terms.setdefault(name, {})[gram] = row
+        idf = np.array([math.log((1 + count) / (1 + n)) + 1 for _, _, n in kept], dtype=np.float32)
+        return cls(terms=terms, idf=idf, reading=reading)
+
+    def encode(self, request: ChatRequest, prompt: int) -> tuple[NDArray[np.intp], NDArray[np.float32], float]:
+        """The rows that a request has, the weight of each, and the share of its character n-grams that are known.
+
+        Counts are damped (1 + log) and weighted by idf, and each field has Euclidean norm 1.
+        """
+        all_rows: list[NDArray[np.intp]] = []
+        weights: list[NDArray[np.float32]] = []
+        known_share = 0.0
+        for name, found in grams(request, prompt, self.reading):
+            get = self.terms.get(name, {}).get
+            hits = [row for gram in found if (row := get(gram)) is not None]
+            if name == CHARS:
+                known_share = len(hits) / len(found) if found else 0.0
+            if not hits:
+                continue
+            rows, counts = np.unique(np.asarray(hits, dtype=np.intp), return_counts=True)
+            weight = (1 + np.log(counts)) * self.idf[rows]
+            all_rows.append(rows)
+            weights.append((weight / np.sqrt(weight @ weight)).astype(np.float32))
+        if not all_rows:
+            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.float32), known_share
+        return np.concatenate(all_rows), np.concatenate(weights), known_share
+
+    def to_json(self) -> str:
+        """The n-grams in the order of their rows; `idf` is stored with the weights."""
+        return json.dumps(
+            {
+                "terms": {name: list(grams) for name, grams in self.terms.items()},
+                "context": self.reading.context,
+                "system": self.reading.system,
+            },
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, idf: NDArray[np.float32]) -> Vocabulary:
+        """Raises ValueError where the n-grams and `idf` do not belong together."""
+        data = json.loads(text)
+        terms: dict[str, dict[str, int]] = {}
+        row = 0
+        for name, found in data["terms"].items():
+            terms[name] = {gram: row + i for i, gram in enumerate(found)}
+            row += len(found)
+        if row != len(idf):
+            raise ValueError(f"{row} n-grams, but {len(idf)} weights")
+        return cls(
+            terms=terms,
+            idf=idf,
+            reading=Reading(context=bool(data["context"]), system=bool(data["system"])),
+        )

@@ -1,0 +1,189 @@
+"""One call from its arrival to its trace: who asks, under which label, and what was found out on the way.
+
+Pure values; knows nothing of transport, performers or storage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.records import OutputKind
+from shoal.agents.routing.router import Decision
+from shoal.agents.traces.chat import Answer, ChatRequest, Privacy
+from shoal.agents.traces.trace import Trace, TraceId
+from shoal.errors import InvalidRequest
+
+#: what a key may be good for; `admin` includes the others
+Scope: TypeAlias = Literal["chat", "feedback", "plans", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+_LABELS: Final[tuple[Privacy, ...]] = get_args(Privacy)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_CONVERSATION_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: a key's id, or `local` for a caller on this machine that needs no key."""
+
+    id: str
+    scopes: frozenset[str]
+
+
+LOCAL_CALLER = Caller(id="local", scopes=frozenset(SCOPES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """What comes beside the body: in headers over HTTP, in fields or metadata over gRPC."""
+
+    privacy: Privacy | None = None
+    conversation: str | None = None
+    traceparent: str | None = None
+
+
+NO_CONTEXT = CallContext()
+
+
+def read_context(get: Callable[[str], str | None]) -> CallContext:
+    """Read the context from headers; `get` takes a lower-case name.
+
+    Raises:
+        InvalidRequest: an unknown privacy label, or a conversation id that is too long. A `traceparent` that is none
+            is ignored, as W3C's Trace Context says.
+    """
+    label = (get("x-shoal-privacy") or "").strip().lower() or None
+    if label is not None and label not in _LABELS:
+        raise InvalidRequest(
+            f"X-Shoal-Privacy must be one of {', '.join(_LABELS)}, got {label[:40]!r}.",
+            remedy="Leave it out for the site's default.",
+            param="X-Shoal-Privacy",
+        )
+    conversation = get("x-shoal-conversation") or None
+    if conversation is not None and len(conversation) > _CONVERSATION_CHARS:
+        raise InvalidRequest(
+            f"X-Shoal-Conversation may have {_CONVERSATION_CHARS} characters, got {len(conversation)}.",
+            remedy="Send a shorter id.",
+            param="X-Shoal-Conversation",
+        )
+    parent = get("traceparent")
+    return CallContext(
+        privacy=next((known for known in _LABELS if known == label), None),
+        conversation=conversation,
+        traceparent=parent if parent is not None and _TRACEPARENT.fullmatch(parent) else None,
+    )
+
+
+def with_conversation(request: ChatRequest, conversation: str | None) -> ChatRequest:
+    """The request with the conversation's id where router and trace look for it; one in the body wins."""
+    if conversation is None or request.conversation_id is not None:
+        return request
+    metadata = {**(request.body.get("metadata") or {}), "conversation_id": conversation}
+    return ChatRequest(body={**request.body, "metadata": metadata})
+
+
+#: why a specialist that was asked did not answer the client
+Fallback: TypeAlias = Literal["", "unsure", "slow", "failed"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call under way.
+
+    Attributes:
+        request: as the router and the trace see it, with the conversation's id.
+        sent: as the client sent it.
+        arrived_at: seconds since the epoch.
+        started: the same moment on the monotonic clock, seconds.
+        kind: of the task's outputs; None where the call is of no known task.
+    """
+
+    id: TraceId
+    request: ChatRequest
+    sent: ChatRequest
+    caller: Caller
+    privacy: Privacy
+    traceparent: str | None
+    arrived_at: float
+    started: float
+    epoch: int
+    decision: Decision | None = None
+    kind: OutputKind | None = None
+    said: SpecialistAnswer | None = None
+    fallback: Fallback = ""
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def completion_id(self) -> str:
+        return f"chatcmpl-{self.id}"
+
+    @property
+    def created(self) -> int:
+        return int(self.arrived_at)
+
+    def trace(
+        self,
+        response: Mapping[str, Any],
+        *,
+        served_by: str,
+        now: float,
+        cost_usd: float | None,
+        incomplete: str = "",
+    ) -> Trace:
+        """The durable record.
+
+        Args:
+            now: the monotonic clock.
+            incomplete: why the answer ended before its end (`client_closed`, or an error's code). Nothing should be
+                learnt from such a trace; its tags have `incomplete`.
+        """
+        tags: dict[str, Any] = {"key": self.caller.id, "epoch": self.epoch}
+        if self.decision is not None:
+            tags["how"] = self.decision.how
+            if self.decision.task_name:
+                tags["task"] = self.decision.task_name
+        if self.said is not None:
+            tags["confidence"] = self.said.confidence
+        if self.fallback:
+            tags["fallback"] = self.fallback
+        if cost_usd is not None:
+            tags["cost_usd"] = cost_usd
+        if self.traceparent is not None:
+            tags["traceparent"] = self.traceparent
+        if incomplete:
+            tags["incomplete"] = incomplete
+        return Trace(
+            id=self.id,
+            request=self.request.body,
+            response=response,
+            timestamp=self.arrived_at,
+            client_id=self.caller.id,
+            tags=tags,
+            served_by=served_by,
+            latency_ms=round((now - self.started) * 1000, 3),
+            privacy=self.privacy,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An answered call, recorded.
+
+    Attributes:
+        completion: OpenAI's chat completion, as the client gets it.
+        served_by: `specialist/<task>@<number>` or `generalist/<model>`; also the completion's `model`.
+        node, tier: where the gateway that answered runs.
+        cost_usd: what the generalist's tokens cost at the configured price; None where no price is configured for it.
+    """
+
+    answer: Answer
+    completion: Mapping[str, Any]
+    trace_id: TraceId
+    served_by: str
+    node: str
+    tier: str
+    cost_usd: float | None

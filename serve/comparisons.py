@@ -1,0 +1,119 @@
+"""Specialists compared with the generalist, beside the calls: shadows and audits.
+
+Owns what is asked after a call was answered, and the events that come of it. No client ever waits for any of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from shoal.agents.contract.loss import Judgement, judge
+from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
+from shoal.agents.registry.records import OutputKind
+from shoal.agents.routing.snapshot import Performer
+from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.errors import ShoalError
+from shoal.serve.background import Background
+from shoal.serve.call import Call
+from shoal.serve.metrics import Metrics
+from shoal.serve.ports import ComparisonMade, Judge, Observe, SpecialistClient
+from shoal.serve.settings import ServiceSettings
+from shoal.serve.tokens import usage_of
+
+#: answers that were not cut short: only these are worth comparing with
+_WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+
+
+def judge_plainly(
+    task_id: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+) -> Judgement:
+    """The task's loss without a slot checker: undefined for free texts."""
+    return judge(kind, request, said, reference.content or "", expected_tool_calls=reference.tool_calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparisons:
+    """Asks shadows where the generalist answered, and now and then the generalist where a specialist did.
+
+    `chance` is uniform in [0, 1) and picks the audits.
+    """
+
+    generalist: Generalist | None
+    specialists: SpecialistClient
+    observe: Observe
+    judge: Judge
+    clock: Clock
+    chance: Callable[[], float]
+    settings: ServiceSettings
+    metrics: Metrics
+    background: Background
+
+    def follow_up(self, call: Call, answer: Answer) -> None:
+        """Start what follows a call that was answered in full."""
+        decision = call.decision
+        if decision is None or call.kind is None:
+            return
+        if not answer.model.startswith("specialist/"):
+            for shadow in decision.shadows:
+                self._start(partial(self._shadow, call, shadow, answer))
+        elif decision.performer is not None and call.said is not None and self._may_audit(call):
+            self._start(partial(self._audit, call, decision.performer, call.said))
+
+    def _may_audit(self, call: Call) -> bool:
+        may = call.privacy != "local-only" or self.settings.generalist_local
+        return self.generalist is not None and may and self.chance() < self.settings.audit_share
+
+    def _start(self, work: Callable[[], Any]) -> None:
+        if not self.background.start(work):
+            self.metrics.dropped()
+
+    async def _shadow(self, call: Call, performer: Performer, reference: Answer) -> None:
+        limit = self.settings.specialist_deadline_s
+        try:
+            async with asyncio.timeout(limit):
+                said = await self.specialists.ask(performer.key, call.request, deadline_s=limit)
+        except (ShoalError, TimeoutError):
+            return
+        await self._compare(call, performer, said, reference, "shadow")
+
+    async def _audit(self, call: Call, performer: Performer, said: SpecialistAnswer) -> None:
+        if self.generalist is None:
+            return
+        reference = await self.generalist.chat(call.sent, deadline_s=self.settings.deadline_s)
+        self.metrics.spent(self.settings.cost_usd(usage_of(call.request, reference)) or 0.0)
+        await self._compare(call, performer, said, reference, "audit")
+
+    async def _compare(
+        self,
+        call: Call,
+        performer: Performer,
+        said: SpecialistAnswer,
+        reference: Answer,
+        source: Literal["shadow", "audit"],
+    ) -> None:
+        if call.decision is None or call.kind is None or said.content is None:
+            return
+        if reference.finish_reason not in _WHOLE:
+            return
+        task_id, task_name = str(call.decision.task_id), str(call.decision.task_name)
+        verdict = self.judge(task_id, call.kind, call.request, said.content, reference)
+        outcome = "undefined" if not verdict.defined else "differs" if verdict.wrong else "agrees"
+        self.metrics.compared(task_name, source, outcome)
+        await self.observe(
+            ComparisonMade(
+                task_id=task_id,
+                task_name=task_name,
+                version_key=performer.key,
+                source=source,
+                judged=verdict.defined,
+                agrees=not verdict.wrong,
+                confidence=said.confidence,
+                accepted=said.confidence >= performer.threshold,
+                trace_id=call.id,
+                at=self.clock.now(),
+            )
+        )

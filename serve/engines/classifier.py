@@ -1,0 +1,104 @@
+"""The engine of label specialists: n-grams of the request times a weight matrix. Knows no training; loads no sklearn, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from shoal.agents.learning.answers import AnswerSet
+from shoal.agents.learning.prompts import NEVER_SEEN, PromptSet
+from shoal.agents.learning.text_features import Vocabulary
+from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.traces.chat import ChatRequest
+from shoal.errors import CorruptModel
+
+WEIGHTS = "weights.safetensors"
+VOCABULARY = "vocabulary.json"
+ANSWERS = "answers.json"
+PROMPTS = "prompts.json"
+SETTINGS = "settings.json"
+
+NOTHING_KNOWN = "it has no word that training saw"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierEngine:
+    """One loaded label specialist.
+
+    Attributes:
+        weights: shape (rows of the vocabulary, answers), float16; already divided by the softmax temperature.
+        bias: shape (answers,).
+        allowed: shape (prompts, answers): which answers training saw under each system prompt.
+        novelty_power: the share of known n-grams, to this power, multiplies the confidence.
+    """
+
+    vocabulary: Vocabulary
+    answers: AnswerSet
+    prompts: PromptSet
+    weights: NDArray[np.float16]
+    bias: NDArray[np.float32]
+    allowed: NDArray[np.bool_]
+    novelty_power: float
+
+    @classmethod
+    def load(cls, folder: Path) -> ClassifierEngine:
+        """Raises CorruptModel where the files do not make a label specialist."""
+        try:
+            tensors = load_file(folder / WEIGHTS)
+            engine = cls(
+                vocabulary=Vocabulary.from_json(
+                    (folder / VOCABULARY).read_text(encoding="utf-8"), tensors["idf"]
+                ),
+                answers=AnswerSet.from_json((folder / ANSWERS).read_text(encoding="utf-8")),
+                prompts=PromptSet.from_json((folder / PROMPTS).read_text(encoding="utf-8")),
+                weights=tensors["weights"],
+                bias=tensors["bias"],
+                allowed=tensors["allowed"].astype(bool),
+                novelty_power=float(
+                    json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["novelty_power"]
+                ),
+            )
+            rows, labels = len(engine.vocabulary.idf), len(engine.answers.keys)
+            if engine.weights.shape != (rows, labels) or engine.bias.shape != (labels,):
+                raise ValueError(f"weights of shape {engine.weights.shape} for {rows} n-grams, {labels} answers")
+            if engine.allowed.shape != (max(1, len(engine.prompts.keys)), labels):
+                raise ValueError(f"prompts and answers do not fit a table of shape {engine.allowed.shape}")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CorruptModel(
+                f"{folder} holds no label specialist that can be loaded: {error}.",
+                remedy="Learn again; the task stays with the generalist meanwhile.",
+            ) from error
+        return engine
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
+        return [self._answer(request) for request in requests]
+
+    def probabilities(self, request: ChatRequest) -> tuple[NDArray[np.float32], float, int]:
+        """Probability of each answer, shape (answers,), the share of known n-grams, and the prompt's place (-1 for new)."""
+        prompt = self.prompts.index(request)
+        rows, values, known = self.vocabulary.encode(request, prompt if self.prompts.several else -1)
+        logits = values @ self.weights[rows].astype(np.float32) + self.bias
+        if prompt >= 0:
+            logits = np.where(self.allowed[prompt], logits, -np.inf)
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum(), known, prompt
+
+    def _answer(self, request: ChatRequest) -> SpecialistAnswer:
+        if not request.last_user_text.strip():
+            return SpecialistAnswer(content=None, confidence=0.0, reason="the request has no user text")
+        probabilities, known, prompt = self.probabilities(request)
+        best = int(probabilities.argmax())
+        text = self.answers.texts[best]
+        if prompt < 0:
+            return SpecialistAnswer(content=text, confidence=0.0, reason=NEVER_SEEN)
+        if known == 0.0:
+            return SpecialistAnswer(content=text, confidence=0.0, reason=NOTHING_KNOWN)
+        confidence = float(probabilities[best]) * known**self.novelty_power
+        return SpecialistAnswer(content=text, confidence=min(1.0, confidence))

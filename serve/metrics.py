@@ -1,0 +1,103 @@
+"""What a gateway replica counts, for Prometheus. Owns the names; each replica has its own registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+#: seconds; a specialist answers within the first ones, a large model within the last ones
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """The figures of one replica.
+
+    Args:
+        spool_bytes: how large the spool is on disk now; called when the figures are read.
+    """
+
+    def __init__(self, spool_bytes: Callable[[], float] | None = None) -> None:
+        self._registry = CollectorRegistry()
+        r = self._registry
+        self._requests = Counter(
+            "shoal_requests", "Calls answered, by who answered", ["performer"], registry=r
+        )
+        self._errors = Counter(
+            "shoal_errors", "Calls that ended with an error, by its code", ["code"], registry=r
+        )
+        self._incomplete = Counter(
+            "shoal_incomplete", "Streams that ended before their end", ["reason"], registry=r
+        )
+        self._seconds = Histogram(
+            "shoal_request_seconds",
+            "From a call's arrival to its answer's end",
+            ["performer"],
+            buckets=_BUCKETS,
+            registry=r,
+        )
+        self._fallbacks = Counter(
+            "shoal_fallbacks",
+            "Calls whose specialist was asked and did not answer",
+            ["task", "reason"],
+            registry=r,
+        )
+        self._generalist_errors = Counter(
+            "shoal_generalist_errors", "Errors of the generalist, by code", ["code"], registry=r
+        )
+        self._tokens = Counter(
+            "shoal_tokens", "Tokens, by performer and kind", ["performer", "kind"], registry=r
+        )
+        self._cost = Counter("shoal_cost_usd", "What the generalist's tokens cost", registry=r)
+        self._comparisons = Counter(
+            "shoal_comparisons",
+            "Answers of specialists compared with the generalist's",
+            ["task", "source", "outcome"],
+            registry=r,
+        )
+        self._dropped = Counter(
+            "shoal_background_dropped", "Comparisons and audits left out for lack of room", registry=r
+        )
+        self._epoch = Gauge("shoal_router_epoch", "The snapshot that the replica decides over", registry=r)
+        if spool_bytes is not None:
+            Gauge("shoal_spool_bytes", "Bytes of calls not yet compacted", registry=r).set_function(
+                spool_bytes
+            )
+
+    def answered(self, performer: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """`performer` is `specialist/<task>` (without its version, which would add a series each) or `generalist`."""
+        self._requests.labels(performer).inc()
+        self._seconds.labels(performer).observe(max(0.0, seconds))
+        self._tokens.labels(performer, "prompt").inc(prompt_tokens)
+        self._tokens.labels(performer, "completion").inc(completion_tokens)
+
+    def failed(self, code: str) -> None:
+        self._errors.labels(code).inc()
+
+    def incomplete(self, reason: str) -> None:
+        self._incomplete.labels(reason).inc()
+
+    def fell_back(self, task: str, reason: str) -> None:
+        self._fallbacks.labels(task, reason).inc()
+
+    def generalist_failed(self, code: str) -> None:
+        self._generalist_errors.labels(code).inc()
+
+    def spent(self, usd: float) -> None:
+        self._cost.inc(usd)
+
+    def compared(self, task: str, source: str, outcome: str) -> None:
+        """`outcome` is `agrees`, `differs` or `undefined`."""
+        self._comparisons.labels(task, source, outcome).inc()
+
+    def dropped(self) -> None:
+        self._dropped.inc()
+
+    def epoch(self, epoch: int) -> None:
+        self._epoch.set(epoch)
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
