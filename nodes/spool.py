@@ -107,6 +107,9 @@ class SpoolWriter:
         self._path = folder
         self._frames: FrameWriter | None = None
         self._offset = 0
+        #: these two order this writer's segments by name, also if the clock goes back
+        self._segments = 0
+        self._last_ms = 0
         self._sync_error: OSError | None = None
         self._checked_at = float("-inf")
         self._room_bytes = 0
@@ -201,7 +204,9 @@ class SpoolWriter:
 
     def _rotate(self) -> None:
         self._finish_segment()
-        name = f"{int(self._clock.now() * 1000):015d}-{self._name}-{secrets.token_hex(4)}"
+        self._segments += 1
+        self._last_ms = max(self._last_ms, int(self._clock.now() * 1000))
+        name = f"{self._last_ms:015d}-{self._name}-{self._segments:06d}-{secrets.token_hex(4)}"
         draft = self._folder / f".{name}.new"
         header, raw = new_header(writer_id=self._writer_id, created_at=self._clock.now())
         descriptor = -1

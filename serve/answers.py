@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +99,8 @@ class ChatPiece:
 
     @classmethod
     def from_chunk(cls, chunk: Mapping[str, Any], *, served_by: str, trace_id: str) -> ChatPiece:
-        choice = next(iter(chunk.get("choices") or ()), {})
+        choices: Sequence[Mapping[str, Any]] = chunk.get("choices") or [{}]
+        choice = choices[0]
         return cls(
             text=(choice.get("delta") or {}).get("content") or "",
             finish_reason=choice.get("finish_reason"),

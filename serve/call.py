@@ -12,10 +12,10 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
-from shoal.agents.routing.router import Decision
 from shoal.agents.traces.chat import Answer, ChatRequest, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import InvalidRequest
+from shoal.serve.ports import Decided
 
 #: what a key may be good for; `admin` includes the others
 Scope: TypeAlias = Literal["chat", "feedback", "plans", "admin"]
@@ -111,7 +111,7 @@ class Call:
     arrived_at: float
     started: float
     epoch: int
-    decision: Decision | None = None
+    decision: Decided | None = None
     kind: OutputKind | None = None
     said: SpecialistAnswer | None = None
     fallback: Fallback = ""

@@ -27,7 +27,9 @@ DEFAULT_TIMEOUT_S = 120.0
 KEY_VARIABLE = "SHOAL_API_KEY"
 
 
-class _Transport(Protocol):
+class Transport(Protocol):
+    """A way to a site."""
+
     def chat(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> ChatAnswer: ...
     def stream(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> Iterator[ChatPiece]: ...
     def feedback(self, body: Mapping[str, Any]) -> None: ...
@@ -35,7 +37,9 @@ class _Transport(Protocol):
     def close(self) -> None: ...
 
 
-class _AsyncTransport(Protocol):
+class AsyncTransport(Protocol):
+    """A way to a site, on asyncio."""
+
     async def chat(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> ChatAnswer: ...
     def stream(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> AsyncIterator[ChatPiece]: ...
     async def feedback(self, body: Mapping[str, Any]) -> None: ...
@@ -89,6 +93,7 @@ class Client:
         api_key: `sk-shoal-...`; else the environment variable SHOAL_API_KEY, else none.
         timeout: seconds that a call may take.
         ca: a PEM file with the certificates to trust, where the system does not know them.
+        transport: another way to the site than the URL's, for tests.
     """
 
     def __init__(
@@ -98,11 +103,14 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         ca: Path | None = None,
+        transport: Transport | None = None,
     ) -> None:
         scheme, target = _scheme(url)
         key = api_key or os.environ.get(KEY_VARIABLE)
-        self._transport: _Transport
-        if scheme.startswith("grpc"):
+        self._transport: Transport
+        if transport is not None:
+            self._transport = transport
+        elif scheme.startswith("grpc"):
             from shoal.serve.client_grpc import GrpcTransport
 
             self._transport = GrpcTransport(target, key, timeout, secure=scheme == "grpcs", ca=ca)
@@ -172,11 +180,14 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         ca: Path | None = None,
+        transport: AsyncTransport | None = None,
     ) -> None:
         scheme, target = _scheme(url)
         key = api_key or os.environ.get(KEY_VARIABLE)
-        self._transport: _AsyncTransport
-        if scheme.startswith("grpc"):
+        self._transport: AsyncTransport
+        if transport is not None:
+            self._transport = transport
+        elif scheme.startswith("grpc"):
             from shoal.serve.client_grpc import AsyncGrpcTransport
 
             self._transport = AsyncGrpcTransport(target, key, timeout, secure=scheme == "grpcs", ca=ca)

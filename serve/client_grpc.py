@@ -83,7 +83,7 @@ class GrpcTransport:
         self, target: str, key: str | None, timeout_s: float, *, secure: bool = False, ca: Path | None = None
     ) -> None:
         self._channel = _channel(grpc, target, secure=secure, ca=ca)
-        self._stub: Any = pb_grpc.ShoalStub(self._channel)
+        self._stub: Any = pb_grpc.ShoalStub(self._channel)  # type: ignore[no-untyped-call]
         self._with = {"timeout": timeout_s, "metadata": _metadata(key)}
 
     def chat(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> ChatAnswer:
@@ -125,7 +125,7 @@ class AsyncGrpcTransport:
         self, target: str, key: str | None, timeout_s: float, *, secure: bool = False, ca: Path | None = None
     ) -> None:
         self._channel = _channel(grpc.aio, target, secure=secure, ca=ca)
-        self._stub: Any = pb_grpc.ShoalStub(self._channel)
+        self._stub: Any = pb_grpc.ShoalStub(self._channel)  # type: ignore[no-untyped-call]
         self._with = {"timeout": timeout_s, "metadata": _metadata(key)}
 
     async def chat(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> ChatAnswer:

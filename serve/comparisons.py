@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from shoal.agents.contract.loss import Judgement, judge
 from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
-from shoal.agents.registry.records import OutputKind
+from shoal.agents.registry.records import VersionState
 from shoal.agents.routing.snapshot import Performer
-from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.agents.traces.chat import Answer
 from shoal.errors import ShoalError
 from shoal.serve.background import Background
 from shoal.serve.call import Call
@@ -26,13 +25,6 @@ from shoal.serve.tokens import usage_of
 
 #: answers that were not cut short: only these are worth comparing with
 _WHOLE = frozenset({"stop", "tool_calls", "function_call"})
-
-
-def judge_plainly(
-    task_id: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
-) -> Judgement:
-    """The task's loss without a slot checker: undefined for free texts."""
-    return judge(kind, request, said, reference.content or "", expected_tool_calls=reference.tool_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +52,22 @@ class Comparisons:
         if not answer.model.startswith("specialist/"):
             for shadow in decision.shadows:
                 self._start(partial(self._shadow, call, shadow, answer))
-        elif decision.performer is not None and call.said is not None and self._may_audit(call):
+        elif (
+            decision.performer is not None
+            and call.said is not None
+            and self._may_audit(call)
+            and self._drawn(decision.performer)
+        ):
             self._start(partial(self._audit, call, decision.performer, call.said))
 
     def _may_audit(self, call: Call) -> bool:
-        may = call.privacy != "local-only" or self.settings.generalist_local
-        return self.generalist is not None and may and self.chance() < self.settings.audit_share
+        return self.generalist is not None and (
+            call.privacy != "local-only" or self.settings.generalist_local
+        )
+
+    def _drawn(self, performer: Performer) -> bool:
+        """A canary's every answer is audited: it is there to be compared, on few calls."""
+        return performer.state is VersionState.CANARY or self.chance() < self.settings.audit_share
 
     def _start(self, work: Callable[[], Any]) -> None:
         if not self.background.start(work):
@@ -100,7 +102,7 @@ class Comparisons:
         if reference.finish_reason not in _WHOLE:
             return
         task_id, task_name = str(call.decision.task_id), str(call.decision.task_name)
-        verdict = self.judge(task_id, call.kind, call.request, said.content, reference)
+        verdict = self.judge(performer.key, call.kind, call.request, said.content, reference)
         outcome = "undefined" if not verdict.defined else "differs" if verdict.wrong else "agrees"
         self.metrics.compared(task_name, source, outcome)
         await self.observe(

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_base, wait_exponential_jitter
+from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Usage
 from shoal.errors import (
@@ -56,7 +56,7 @@ class _Wait(wait_base):
     """Exponential with jitter, but at least as long as the endpoint asked for."""
 
     def __init__(self, first_s: float) -> None:
-        self._grow = wait_exponential_jitter(initial=first_s, max=_LONGEST_WAIT_S, jitter=first_s)
+        self._grow = wait_exponential(multiplier=first_s, max=_LONGEST_WAIT_S) + wait_random(0, first_s)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         outcome = retry_state.outcome
@@ -216,6 +216,11 @@ class OpenAIGeneralist:
     async def _send(self, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
         """Send until there is a 2xx, whose body is not read yet, or no attempt is left."""
         data = write_json(body)
+        try:
+            # nearly every call needs one attempt only, and the machinery for more costs it 0.1 ms (seen)
+            return await self._attempt(data)
+        except _TryAgain as failed:
+            told = [failed]
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=self._wait,
@@ -223,9 +228,15 @@ class OpenAIGeneralist:
             reraise=True,
         )
         try:
-            return await retrying(self._attempt, data)
+            return await retrying(self._attempt_again, told, data)
         except _TryAgain as last:
             raise last.error from None
+
+    async def _attempt_again(self, told: list[_TryAgain], data: bytes) -> aiohttp.ClientResponse:
+        """The first time the failure that there was already, so that it is counted and waited for."""
+        if told:
+            raise told.pop()
+        return await self._attempt(data)
 
     async def _attempt(self, data: bytes) -> aiohttp.ClientResponse:
         try:

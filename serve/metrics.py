@@ -60,6 +60,8 @@ class Metrics:
         self._dropped = Counter(
             "shoal_background_dropped", "Comparisons and audits left out for lack of room", registry=r
         )
+        #: looking a series up by its labels costs more than counting, and every call does four
+        self._of_performer: dict[str, tuple[Counter, Histogram, Counter, Counter]] = {}
         self._epoch = Gauge("shoal_router_epoch", "The snapshot that the replica decides over", registry=r)
         if spool_bytes is not None:
             Gauge("shoal_spool_bytes", "Bytes of calls not yet compacted", registry=r).set_function(
@@ -68,10 +70,19 @@ class Metrics:
 
     def answered(self, performer: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
         """`performer` is `specialist/<task>` (without its version, which would add a series each) or `generalist`."""
-        self._requests.labels(performer).inc()
-        self._seconds.labels(performer).observe(max(0.0, seconds))
-        self._tokens.labels(performer, "prompt").inc(prompt_tokens)
-        self._tokens.labels(performer, "completion").inc(completion_tokens)
+        series = self._of_performer.get(performer)
+        if series is None:
+            series = self._of_performer[performer] = (
+                self._requests.labels(performer),
+                self._seconds.labels(performer),
+                self._tokens.labels(performer, "prompt"),
+                self._tokens.labels(performer, "completion"),
+            )
+        requests, latency, prompts, completions = series
+        requests.inc()
+        latency.observe(max(0.0, seconds))
+        prompts.inc(prompt_tokens)
+        completions.inc(completion_tokens)
 
     def failed(self, code: str) -> None:
         self._errors.labels(code).inc()

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from shoal.agents.contract.loss import Judgement
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
+from shoal.agents.routing.snapshot import Performer, Route, Snapshot
 from shoal.agents.traces.chat import Answer, ChatRequest
 from shoal.agents.traces.trace import Trace
 
@@ -29,6 +30,49 @@ class SpecialistClient(Protocol):
         ...
 
 
+class Decided(Protocol):
+    """What a router says of one request: `shoal.agents.routing.router.Decision`."""
+
+    @property
+    def task_id(self) -> str | None: ...
+    @property
+    def task_name(self) -> str | None: ...
+    @property
+    def performer(self) -> Performer | None:
+        """The version to ask first; None where the generalist is asked straight away."""
+        ...
+
+    @property
+    def shadows(self) -> Sequence[Performer]: ...
+    @property
+    def how(self) -> str:
+        """How the task was recognised, or why none was, in a word."""
+        ...
+
+    @property
+    def reasons(self) -> Sequence[str]: ...
+    @property
+    def pinned(self) -> bool:
+        """The client named the specialist: nobody else answers for it."""
+        ...
+
+    def accept(self, confidence: float) -> bool:
+        """Whether an answer of this confidence may go to the client."""
+        ...
+
+
+class Routing(Protocol):
+    """Decides over one snapshot: `shoal.agents.routing.router.Router`."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    def decide(self, request: ChatRequest, *, generalist_model: str | None) -> Decided:
+        """Raises NotFound where `model` names nothing here."""
+        ...
+
+    def route(self, task_name: str) -> Route | None: ...
+
+
 #: writes a trace where it survives the death of the process; raises StorageFull. A call is finished only after it.
 Record: TypeAlias = Callable[[Trace], None]
 
@@ -36,11 +80,11 @@ Record: TypeAlias = Callable[[Trace], None]
 class Judge(Protocol):
     """Whether a specialist's answer is wrong where the generalist said `reference`, by the task's loss.
 
-    The default is `agents/contract/loss.py` without a slot checker, which leaves free texts undefined.
+    Implementations: `serve/judging.py`.
     """
 
     def __call__(
-        self, task_id: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+        self, version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
     ) -> Judgement: ...
 
 

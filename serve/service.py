@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from shoal.agents.ports import Clock, Generalist
+from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
 from shoal.agents.registry.records import VersionState
-from shoal.agents.routing.router import Router
+from shoal.agents.routing.snapshot import Performer
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Usage
 from shoal.agents.traces.trace import TraceId
 from shoal.errors import (
@@ -29,10 +29,11 @@ from shoal.errors import (
 from shoal.serve.background import Background
 from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with_conversation
 from shoal.serve.collect import Collector, text_pieces
-from shoal.serve.comparisons import Comparisons, judge_plainly
+from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
+from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
-from shoal.serve.ports import FeedbackGiven, Judge, Observe, Record, SpecialistClient, Unready
+from shoal.serve.ports import FeedbackGiven, Judge, Observe, Record, Routing, SpecialistClient, Unready
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
 from shoal.serve.stream import ServedStream, StreamHead
 from shoal.serve.tokens import estimate_usage, usage_of
@@ -63,13 +64,14 @@ class ChatService:
         admit: raises StorageFull where a record would have no room, before anybody is asked.
         charge: counts USD against a key.
         unready: why the gateway is not ready; empty when it is.
+        judge: the task's loss; the default leaves texts undefined.
         chance: uniform in [0, 1); picks the calls that are audited.
     """
 
     def __init__(
         self,
         *,
-        router: Callable[[], Router | None],
+        router: Callable[[], Routing | None],
         generalist: Generalist | None,
         specialists: SpecialistClient,
         record: Record,
@@ -128,12 +130,12 @@ class ChatService:
         try:
             call = self._begin(request, caller, context)
             spoken = await self._ask_specialist(call)
-            if spoken is not None:
-                answer = replace(spoken, usage=estimate_usage(request, spoken.content, spoken.tool_calls))
-            else:
-                answer = await self._ask_generalist(call)
+            answer = spoken if spoken is not None else await self._ask_generalist(call)
+            answer = replace(answer, usage=usage_of(request, answer))
             completion = answer.to_openai(completion_id=call.completion_id, created=call.created)
-            cost = self._settle(call, answer, completion, usage_of(request, answer))
+            if not completion.get("usage"):
+                completion["usage"] = answer.usage.to_openai()
+            cost = self._settle(call, answer, completion, answer.usage)
         except ShoalError as error:
             self.metrics.failed(error.code)
             raise
@@ -260,17 +262,21 @@ class ChatService:
         model = None if self._generalist is None else self._generalist.model
         call.decision = router.decide(call.request, generalist_model=model)
         call.reasons.extend(call.decision.reasons)
-        route = None if call.decision.task_name is None else router.route(call.decision.task_name)
+        route = router.route(call.decision.task_name) if call.decision.task_name else None
         call.kind = None if route is None else route.output_kind
         self.metrics.epoch(call.epoch)
         return call
 
     async def _ask_specialist(self, call: Call) -> Answer | None:
-        """The specialist's answer if it is sure enough; else None, and `call` says why."""
+        """The specialist's answer if it is sure enough; else None, and `call` says why.
+
+        Where the client named the specialist its failure is the call's, and it has all of the call's time.
+        """
         decision = call.decision
         if decision is None or decision.performer is None:
             return None
-        performer, limit = decision.performer, self._settings.specialist_deadline_s
+        performer, pinned = decision.performer, decision.pinned
+        limit = self._left_s(call) if pinned else self._settings.specialist_deadline_s
         said = None
         try:
             async with asyncio.timeout(limit):
@@ -278,16 +284,24 @@ class ChatService:
         except (DeadlineExceeded, TimeoutError):
             call.fallback = "slow"
             call.reasons.append(f"{performer.key} did not answer within {limit:g} s")
+            if pinned:
+                raise DeadlineExceeded(
+                    f"The specialist {performer.key} did not answer within {limit:g} s.",
+                    remedy="Name the model auto, and the generalist answers meanwhile.",
+                ) from None
         except ShoalError as error:
             call.fallback = "failed"
             call.reasons.append(f"{performer.key}: {error.message}")
+            if pinned:
+                raise
         call.said = said
         if said is not None and (said.content is None or not decision.accept(said.confidence)):
             call.fallback = "unsure"
-            call.reasons.append(
-                f"{performer.key} is not sure enough: {said.confidence:.3f} of {performer.threshold:.3f}"
-                + (f", {said.reason}" if said.reason else "")
-            )
+            call.reasons.append(_not_sure(performer, said))
+            if pinned:
+                raise NoPerformer(
+                    f"The specialist {_not_sure(performer, said)}.", remedy="Name the model auto."
+                )
         if said is None or call.fallback:
             self.metrics.fell_back(decision.task_name or "", call.fallback)
             return None
@@ -365,6 +379,13 @@ class ChatService:
             self.metrics.generalist_failed(incomplete)
         self._settle(call, answer, completion, usage, incomplete=incomplete)
         return usage
+
+
+def _not_sure(performer: Performer, said: SpecialistAnswer) -> str:
+    if said.content is None:
+        return f"{performer.key} has no answer" + (f": {said.reason}" if said.reason else "")
+    why = f", {said.reason}" if said.reason else ""
+    return f"{performer.key} is not sure enough: {said.confidence:.3f} of {performer.threshold:.3f}{why}"
 
 
 async def _pieces(answer: Answer) -> AsyncIterator[Delta]:

@@ -3,8 +3,8 @@
 Learn-then-Test (Angelopoulos, Bates, Candes, Jordan, Lei 2021, arXiv 2110.01052): each threshold is the null hypothesis
 "among the calls that it lets through more than alpha are wrong", tested with the exact binomial tail, which is the
 Clopper-Pearson upper bound. The thresholds are tested in a fixed sequence, the most confident first, each at level delta,
-until one is not rejected (their section 3.2); the last one rejected is the answer. The sequence may come from other calls
-(`sequence`, their split fixed-sequence testing), never from these calls' right and wrong.
+until one is not rejected (fixed-sequence testing, there); the lowest one rejected is the answer. What is tested, and in which
+order, never depends on which of the calibration calls came out right.
 
 Pure. Knows neither models nor tasks.
 """
@@ -106,8 +106,8 @@ def calibrate(
         wrong: whether the specialist's answer to that call is wrong.
         alpha: the share of answers that may be wrong, in (0, 1).
         delta: the chance that the statement is false, in (0, 1).
-        thresholds: in the order of testing, from `sequence` on other calls. Where None, quantiles of the
-            confidences, the first that leaves enough calls to show anything, then downwards.
+        thresholds: in the order of testing, decided without these verdicts. Where None: quantiles of the confidences,
+            downwards, in steps that each can bear one wrong answer more.
 
     Raises:
         ValueError: lengths differ, or alpha or delta is out of range.
@@ -125,7 +125,7 @@ def calibrate(
             f"{conf.size} calibration calls are too few: it takes {needed} to show that at most {alpha:.1%} are wrong.",
         )
     if thresholds is None:
-        thresholds = _own_sequence(conf, needed)
+        thresholds = _sequence(conf, alpha, delta)
     curve: list[Point] = []
     best: Point | None = None
     for threshold in thresholds:
@@ -150,31 +150,6 @@ def calibrate(
         delta=delta,
         curve=tuple(curve),
     )
-
-
-def sequence(
-    confidences: Sequence[float], wrong: Sequence[bool], alpha: float, delta: float, *, count: int
-) -> list[float]:
-    """The thresholds to test on `count` calibration calls, from how other calls came out.
-
-    It starts where the test is most likely to reject, judged by these calls' risk smoothed by half a wrong answer, and
-    goes down from there. Raises ValueError as `calibrate`.
-    """
-    _check(confidences, wrong, alpha, delta)
-    conf = np.asarray(confidences, dtype=np.float64)
-    bad = np.asarray(wrong, dtype=bool)
-    grid = _quantiles(conf)
-    if not grid:
-        return []
-    scores = []
-    for threshold in grid:
-        point = _point(conf, bad, threshold, delta)
-        answered = max(point.coverage * count, 1e-9)
-        expected = (point.wrong + 0.5) / (point.answered + 1.0)
-        spread = math.sqrt(alpha * (1 - alpha) / answered)
-        scores.append((alpha - expected) / spread)
-    start = int(np.argmax(scores))
-    return grid[start:]
 
 
 def coverage_at_risk(confidences: Sequence[float], wrong: Sequence[bool], alpha: float) -> float:
@@ -210,11 +185,26 @@ def _quantiles(conf: NDArray[np.float64]) -> list[float]:
     return [float(t) for t in dict.fromkeys(ordered[at].tolist())]
 
 
-def _own_sequence(conf: NDArray[np.float64], needed: int) -> list[float]:
-    # looks at confidences only: a start too near the top could be lost to one wrong answer
-    enough = min(max(needed, conf.size // 2), 4 * needed)
-    grid = _quantiles(conf)
-    return [t for t in grid if int((conf >= t).sum()) >= enough]
+def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[float]:
+    """Thresholds that let through as many calls as it takes to afford one wrong answer more than the step before.
+
+    How many calls that is follows from alpha and delta alone. Smaller steps would only be lost to chance: the next call may be
+    wrong before there are enough others to bear it. For the same reason it starts with room for one wrong answer, if it can.
+    """
+    ordered = np.sort(conf[conf > 0])[::-1]
+    counts = []
+    answered = 1
+    for wrong in range(len(ordered)):
+        while answered <= len(ordered) and upper_bound(wrong, answered, delta) > alpha:
+            answered += 1
+        if answered > len(ordered):
+            break
+        counts.append(answered)
+    if len(counts) > 1:
+        counts = counts[1:]
+    if counts and counts[-1] != len(ordered):
+        counts.append(len(ordered))
+    return list(dict.fromkeys(float(ordered[c - 1]) for c in counts))
 
 
 def _check(confidences: Sequence[float], wrong: Sequence[bool], alpha: float, delta: float) -> None:

@@ -99,6 +99,10 @@ _WORD_BEFORE = re.compile(
     r"(?:\W{1,4}(?:me|us|him|her|them|back|at|on|to|is|my|the|number|no|nr)\b){0,4}[^\w$€£#]{1,5}$",
     re.IGNORECASE,
 )
+#: `reach 1500000 users` is no phone, `phone: 1500000` is one
+_NAMES_A_NUMBER = re.compile(
+    r"(?:\b(?:at|on|is|number|no|nr)|[:=#|])\W{0,3}$|\b(?:phone|tel)\W{0,3}$", re.IGNORECASE
+)
 _WORD_AFTER = re.compile(r"[ -]{1,2}(?:office|fax|mobile|cell|home|desk)\b", re.IGNORECASE)
 _SOCIAL_SECURITY = re.compile(r"\d{3}-\d{2}-\d{4}")
 _DATE = re.compile(r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})(?!\d)")
@@ -231,7 +235,10 @@ def _phones(text: str) -> Iterator[Finding]:
         number = match.group()
         if not 7 <= len(_digits(number)) <= 15 or _is_other_number(number):
             continue
-        named_before = _WORD_BEFORE.search(text[max(0, match.start() - 48) : match.start()])
+        before = text[max(0, match.start() - 48) : match.start()]
+        named_before = _WORD_BEFORE.search(before) and (
+            len(number) >= 10 or not number.isdigit() or _NAMES_A_NUMBER.search(before)
+        )
         named_after = not (number.isdigit() or _THOUSANDS.fullmatch(number)) and _WORD_AFTER.match(
             text, match.end()
         )

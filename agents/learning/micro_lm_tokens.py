@@ -69,6 +69,8 @@ class Vocabulary:
     constant: frozenset[str]
     #: paths whose literal values are open, so that a new value is nothing strange
     open_paths: frozenset[str]
+    #: paths that nearly every prompt has
+    usual: frozenset[str]
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -88,7 +90,14 @@ class Vocabulary:
         tokens: dict[int, Slot] = {}
         strange: list[str] = []
         before: Slot | None = None
+        if not prompt.free:
+            there = {general_path(leaf.path) for leaf in prompt.leaves}
+            strange += [f"no {path}" for path in sorted(self.usual - there)]
+        elif self.usual:
+            strange.append("no record")
         for part in prompt.parts:
+            if vary is not None and vary.random() < 0.02:
+                ids += self._distraction(vary)
             if isinstance(part, str):
                 if part not in self.constant:
                     ids += self.text_ids(" " + part[:MAX_LITERAL])
@@ -101,6 +110,11 @@ class Vocabulary:
                 ids += self._literal(part, strange, vary)
         ids.append(self.special[SEP])
         return Encoded(ids, tokens, tuple(strange))
+
+    def _distraction(self, vary: random.Random) -> list[int]:
+        """Something that does not belong here: the model learns to leave it out."""
+        pieces = int(self.bpe.get_vocab_size())
+        return [self.special[STRANGE_PATH], *(vary.randrange(pieces) for _ in range(vary.randrange(1, 4)))]
 
     def _slot(
         self, slot: Slot, tokens: dict[int, Slot], strange: list[str], vary: random.Random | None
@@ -165,7 +179,7 @@ class Vocabulary:
             if not spaced:
                 ids.append(self.special[GLUE])
             slot = encoded.tokens[token_of[part.slot]]
-            if part.form != slot.order[0]:
+            if part.form != slot.order[0] and f"^{part.form}" in self.special:
                 ids.append(self.special[f"^{part.form}"])
             ids.append(token_of[part.slot])
             spaced = False
@@ -206,6 +220,7 @@ class Vocabulary:
             "words": sorted(self.words),
             "constant": sorted(self.constant),
             "open_paths": sorted(self.open_paths),
+            "usual": sorted(self.usual),
         }
         (folder / "vocabulary.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
@@ -214,24 +229,20 @@ class Vocabulary:
         """Raises OSError, ValueError, KeyError or TypeError where the files are not what `save` wrote."""
         bpe = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         data: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        return _assemble(bpe, data["special"], data["words"], data["constant"], data["open_paths"])
+        sets = {name: frozenset(data[name]) for name in ("words", "constant", "open_paths", "usual")}
+        return _assemble(bpe, data["special"], sets)
 
 
-def _assemble(
-    bpe: Tokenizer,
-    special: Sequence[str],
-    words: Sequence[str],
-    constant: Sequence[str],
-    open_paths: Sequence[str],
-) -> Vocabulary:
+def _assemble(bpe: Tokenizer, special: Sequence[str], sets: Mapping[str, frozenset[str]]) -> Vocabulary:
     start = int(bpe.get_vocab_size())
     ids = {name: start + n for n, name in enumerate(special)}
     return Vocabulary(
         bpe=bpe,
         special=ids,
-        words=frozenset(words),
-        constant=frozenset(constant),
-        open_paths=frozenset(open_paths),
+        words=sets["words"],
+        constant=sets["constant"],
+        open_paths=sets["open_paths"],
+        usual=sets["usual"],
         names={number: name for name, number in ids.items()},
     )
 
@@ -246,8 +257,10 @@ def build_vocabulary(
     names: Counter[str] = Counter()
     texts: list[str] = []
     used: set[str] = set()
+    prompts_with: Counter[str] = Counter()
     for prompt, slots, answer in pairs:
         literals.update({part for part in prompt.parts if isinstance(part, str)})
+        prompts_with.update({general_path(leaf.path) for leaf in prompt.leaves} if not prompt.free else ())
         mine = {id(slot.leaf) for slot in slots}
         for leaf in prompt.leaves:
             path = general_path(leaf.path)
@@ -292,7 +305,13 @@ def build_vocabulary(
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    return _assemble(bpe, special, sorted(words), sorted(constant), sorted(open_paths))
+    sets = {
+        "words": frozenset(words),
+        "constant": frozenset(constant),
+        "open_paths": frozenset(open_paths),
+        "usual": frozenset(path for path, n in prompts_with.items() if n >= 0.98 * len(pairs)),
+    }
+    return _assemble(bpe, special, sets)
 
 
 def _few(n: int, path: str, different: Counter[str], paths: Counter[str]) -> bool:

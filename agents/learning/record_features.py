@@ -141,7 +141,9 @@ class RecordSpec:
                 categories[path] = tuple(sorted(set(values)))
         siblings: dict[str, list[int]] = {}
         for i, path in enumerate(numbers):
-            siblings.setdefault(_parent(path), []).append(i)
+            # in a small record any two numbers may belong together: an amount and a limit further down
+            parent = _parent(path) if len(numbers) > _MOST_SIBLINGS else ""
+            siblings.setdefault(parent, []).append(i)
         return cls(
             level=level,
             numbers=tuple(numbers),

@@ -36,8 +36,9 @@ OPTIONAL_OPEN_SHARE = 0.4
 MIN_SEEN = 5
 #: a slot label of its own needs this many sightings
 MIN_LABEL = 8
-#: a path has closed values if they are at most this many, and seen often each
+#: a path steers the wording if its values are few, seen often each, and less often carried than this
 MAX_CLOSED = 400
+CLOSED_SHARE = 0.5
 #: values of required slots that are kept to recognise invented ones
 MAX_LEXICON = 2000
 _WORDS = re.compile(r"[^\W\d_]+")
@@ -85,7 +86,7 @@ def learn(examples: Sequence[Example]) -> SlotRules:
     if not pairs:
         return SlotRules(examples=0)
     paths = _count(pairs, None)
-    closed = frozenset(path for path, count in paths.items() if _is_closed(count))
+    closed = frozenset(path for path, count in paths.items() if _is_closed(path, count))
     counts = _count(pairs, closed)
     keys = {
         key: KeyRule(c.n, c.carried, _role(c, paths[re.split(r"[|:]", key)[0]]), _form_order(c))
@@ -116,8 +117,9 @@ def learn(examples: Sequence[Example]) -> SlotRules:
     )
 
 
-def _is_closed(count: _Count) -> bool:
-    return count.share < REQUIRED_SHARE and len(count.values) <= min(MAX_CLOSED, max(2, 0.1 * count.n))
+def _is_closed(path: str, count: _Count) -> bool:
+    few = len(count.values) <= min(MAX_CLOSED, max(2, 0.1 * count.n))
+    return few and count.share < CLOSED_SHARE and not path.endswith("]")
 
 
 def _count(pairs: Sequence[_Pair], closed: frozenset[str] | None) -> dict[str, _Count]:

@@ -23,6 +23,7 @@ _FREE = re.compile(
     r"\"([^\"\n]{1,200})\"|“([^”\n]{1,200})”|([$€£]?\d[\d,.]*\d%?|[$€£]?\d%?)|((?:[A-Z]\w+ )+[A-Z]\w+)"
 )
 _WORDS = re.compile(r"[^\W\d_]+")
+_ELEMENT = re.compile(r"(.*\[\d+\])\.")
 forms = lru_cache(maxsize=50_000)(value_forms.forms)
 carries = value_forms.carries
 
@@ -128,9 +129,8 @@ class KeyRule:
 
 def _element(path: str) -> str:
     """The list element that a path stands in: `actions[0]` for `actions[0].values[1]`; empty if in none."""
-    stem = re.sub(r"(\[\d+\])+$", "", path)
-    parent = stem.rpartition(".")[0]
-    return parent if "[" in parent else ""
+    match = _ELEMENT.match(path)
+    return match[1] if match else ""
 
 
 def siblings(leaves: Sequence[Leaf], closed: frozenset[str]) -> dict[str, list[tuple[str, str]]]:
@@ -138,7 +138,7 @@ def siblings(leaves: Sequence[Leaf], closed: frozenset[str]) -> dict[str, list[t
     out: dict[str, list[tuple[str, str]]] = {}
     for leaf in leaves:
         element = _element(leaf.path)
-        if element and general_path(leaf.path) in closed and not leaf.path.endswith("]"):
+        if element and general_path(leaf.path) in closed:
             out.setdefault(element, []).append((leaf.path[len(element) + 1 :], leaf.text))
     return out
 

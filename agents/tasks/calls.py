@@ -41,7 +41,18 @@ class Call:
 
 #: fields that say nothing about how the answer is to be made
 _NO_SETTINGS = frozenset(
-    {"model", "messages", "tools", "metadata", "user", "stream", "stream_options", "seed", "store", "response_format"}
+    {
+        "model",
+        "messages",
+        "tools",
+        "metadata",
+        "user",
+        "stream",
+        "stream_options",
+        "seed",
+        "store",
+        "response_format",
+    }
 )
 
 

@@ -26,7 +26,14 @@ _ENOUGH_CALLS = 50
 _SHINGLE = 3
 _INDEXED_TOKENS = 200
 _CANDIDATES = 5
-_MAX_ALIGNMENTS = 4000
+#: tokens aligned in all, so that thousands of long prompts take seconds
+_MAX_ALIGNED_TOKENS = 600_000
+#: prompts that are mostly data (passages, documents) share only their start and end: so many distinct ones must
+_MANY_FRAMED = 20
+_FRAME_KEY = 6
+_MIN_FRAME = 10
+_MIN_FRAME_CONTENT = 5
+_FRAME_SHARE = 0.9
 #: prompts looked up for each shingle, most calls first
 _POSTINGS = 50
 #: members with many calls whose answers are compared
@@ -87,7 +94,9 @@ def find_families(variants: Sequence[Variant]) -> list[Family]:
 class _Search:
     def __init__(self, variants: Sequence[Variant]) -> None:
         self.variants = variants
-        self.order = sorted(range(len(variants)), key=lambda i: (-variants[i].outputs.calls, variants[i].text))
+        self.order = sorted(
+            range(len(variants)), key=lambda i: (-variants[i].outputs.calls, variants[i].text)
+        )
         self.tokens = [variant.text.split() for variant in variants]
         self.shingles = [_shingles(tokens) for tokens in self.tokens]
         self.by_shingle: dict[str, list[int]] = defaultdict(list)
@@ -97,12 +106,13 @@ class _Search:
         self.free = set(self.order)
         self.families: list[Family] = []
         self.family_of: dict[int, Family] = {}
-        self.alignments = 0
+        self.aligned_tokens = 0
 
     def run(self) -> list[Family]:
         for index in self.order:
             if index in self.free:
                 self._place(index)
+        self._frame()
         for index in self.order:
             if index in self.free:
                 self.families.append(Family(Template.exact(self.tokens[index]), [index]))
@@ -113,7 +123,10 @@ class _Search:
     def _place(self, index: int) -> None:
         """Into a family that it fits or nearly fits; else try to found one with its likes; else leave it alone."""
         shared = Counter(
-            other for shingle in self.shingles[index] for other in self.by_shingle[shingle][:_POSTINGS] if other != index
+            other
+            for shingle in self.shingles[index]
+            for other in self.by_shingle[shingle][:_POSTINGS]
+            if other != index
         )
         likes = [other for other, _ in sorted(shared.items(), key=lambda item: (-item[1], item[0]))]
         tried: set[int] = set()
@@ -130,30 +143,57 @@ class _Search:
 
     def _join(self, family: Family, index: int) -> bool:
         """Widen a family's template by one more prompt, if most of it stays."""
-        if self.alignments >= _MAX_ALIGNMENTS:
+        if not self._affordable(index):
             return False
-        self.alignments += 1
         template = family.template.generalised(self.tokens[index])
         if template.size < 0.7 * family.template.size:
             return False
         return self._accept(template, [*family.members, index], family)
 
     def _found(self, index: int, other: int) -> bool:
-        if self.alignments >= _MAX_ALIGNMENTS:
+        if not self._affordable(index, other):
             return False
-        self.alignments += 1
         template = Template.exact(self.tokens[index]).generalised(self.tokens[other])
         if len(content_words(template.tokens)) < _MIN_CONTENT:
             return False
         return self._accept(template, [index, other], None)
 
+    def _affordable(self, *indices: int) -> bool:
+        self.aligned_tokens += sum(len(self.tokens[i]) for i in indices)
+        return self.aligned_tokens <= _MAX_ALIGNED_TOKENS
+
+    def _frame(self) -> None:
+        """Families of what is left: many prompts with the same start and end around data that differs."""
+        by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for index in self.order:
+            if index in self.free:
+                by_start[tuple(self.tokens[index][:_FRAME_KEY])].append(index)
+        for members in by_start.values():
+            if len(members) < _MANY_FRAMED:
+                continue
+            head = _common_start([self.tokens[i] for i in members])
+            tail = _common_start([self.tokens[i][: len(head) - 1 : -1] for i in members])[::-1]
+            template = Template(runs=tuple(normal(run) for run in (head, tail) if run), ends=bool(tail))
+            fitting = [i for i in members if template.fits(self.variants[i].text)]
+            fitting = self._of_one_kind(fitting, fitting[0]) if fitting else []
+            words = content_words(template.tokens)
+            if (
+                len(fitting) >= _MANY_FRAMED
+                and template.size >= _MIN_FRAME
+                and len(words) >= _MIN_FRAME_CONTENT
+            ):
+                self.families.append(Family(template, fitting))
+                self.free.difference_update(fitting)
+
     def _accept(self, template: Template, seeds: list[int], family: Family | None) -> bool:
-        shingles = {shingle for run in template.runs for shingle in _shingles(run.split())} & self.by_shingle.keys()
+        shingles = {
+            shingle for run in template.runs for shingle in _shingles(run.split())
+        } & self.by_shingle.keys()
         rarest = min(shingles, key=lambda s: (len(self.by_shingle[s]), s), default=None)
         pool = self.by_shingle[rarest] if rarest is not None else []
         support = [i for i in pool if i in self.free and template.fits(self.variants[i].text)]
         members = sorted({*seeds, *support})
-        members = self._of_one_kind(template, members, seeds[0])
+        members = self._of_one_kind(members, seeds[0])
         if not set(seeds) <= set(members) or not self._stands(template, members):
             return False
         self.free.difference_update(members)
@@ -165,7 +205,7 @@ class _Search:
         self.family_of.update(dict.fromkeys(members, family))
         return True
 
-    def _of_one_kind(self, template: Template, members: list[int], first: int) -> list[int]:
+    def _of_one_kind(self, members: list[int], first: int) -> list[int]:
         """Those whose answers have the first one's shape; prompts with few calls go along."""
         shape = self.variants[first].outputs.shape
         return [
@@ -224,9 +264,7 @@ def same_job(left: Outputs, right: Outputs) -> bool:
 def overlap(left: Mapping[str, int], right: Mapping[str, int]) -> float:
     """The larger share of either side's mass that lies on what both have."""
     common = left.keys() & right.keys()
-    return max(
-        sum(side[key] for key in common) / max(1, sum(side.values())) for side in (left, right)
-    )
+    return max(sum(side[key] for key in common) / max(1, sum(side.values())) for side in (left, right))
 
 
 def _cosine(left: Counter[str], right: Counter[str]) -> float:
@@ -243,8 +281,27 @@ def _inner_runs(template: Template) -> list[str]:
     return [run for run in template.runs if run.count(" ") > 2] or list(template.runs)
 
 
+def _common_start(prompts: Sequence[Sequence[str]]) -> list[str]:
+    """The longest start that nine in ten of the prompts have."""
+    start: list[str] = []
+    alive = list(prompts)
+    while True:
+        following = Counter(prompt[len(start)] for prompt in alive if len(prompt) > len(start))
+        if not following:
+            return start
+        token, count = min(following.items(), key=lambda item: (-item[1], item[0]))
+        if count < _FRAME_SHARE * len(prompts):
+            return start
+        alive = [prompt for prompt in alive if len(prompt) > len(start) and prompt[len(start)] == token]
+        start.append(token)
+
+
 def _shingles(tokens: Sequence[str]) -> set[str]:
-    ends = tokens if len(tokens) <= 2 * _INDEXED_TOKENS else [*tokens[:_INDEXED_TOKENS], *tokens[-_INDEXED_TOKENS:]]
+    ends = (
+        tokens
+        if len(tokens) <= 2 * _INDEXED_TOKENS
+        else [*tokens[:_INDEXED_TOKENS], *tokens[-_INDEXED_TOKENS:]]
+    )
     if len(ends) < _SHINGLE:
         return {" ".join(ends)}
     return {" ".join(ends[i : i + _SHINGLE]) for i in range(len(ends) - _SHINGLE + 1)}

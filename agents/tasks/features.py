@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 from shoal.agents.tasks.language import UNDECIDED, language_of
@@ -18,7 +19,7 @@ from shoal.agents.traces.chat import ChatRequest
 
 #: an instruction before or after the input is looked for in this many characters
 _OPENING_CHARS = 400
-_OPENING_MIN_WORDS = 4
+_OPENING_MIN_WORDS = 3
 #: input tokens that the weights of a split read
 _READ_TOKENS = 200
 _MEMO_SIZE = 4096
@@ -130,25 +131,29 @@ def format_of(response_format: Mapping[str, Any] | None) -> str:
     return f"json_schema:{digest(json.dumps(inner, sort_keys=True, default=str))}"
 
 
-def instructions_in(text: str) -> tuple[str, ...]:
-    """Texts in normal form that may be an instruction around the input: what stands before the first colon or line break, and the last line.
-
-    A short line, a record or a transcript has none.
+def instructions_in(features: Features) -> tuple[str, ...]:
+    """Texts in normal form that may be an instruction around the input: what stands before the first colon or line break,
+    and the last line. Of three words or more; a JSON record or a `key[value]` list has none.
     """
+    if features.structure in (Structure.JSON, Structure.KEY_LIST):
+        return ()
+    text = features.input
     found = []
     head = text[:_OPENING_CHARS]
-    cut = min((p for p in (head.find("\n"), head.find(": ")) if p > 0), default=-1)
+    line_end, colon = head.find("\n"), head.find(": ")
+    if features.structure is Structure.LINES:
+        colon = -1  # it ends the record's first key
+    cut = min((p for p in (line_end, colon) if p > 0), default=-1)
     if cut > 0:
         found.append(head[:cut])
-    if "\n" in text:
+    if line_end >= 0:
         tail = text.rstrip()[-_OPENING_CHARS:]
         if "\n" in tail:
             found.append(tail.rsplit("\n", 1)[1])
     return tuple(
         normal(tokens)
         for part in found
-        if part.count(" ") + 1 >= _OPENING_MIN_WORDS
-        and len(content_words(tokens := tokens_of(mask(part)))) >= 2
+        if part.count(" ") + 1 >= _OPENING_MIN_WORDS and content_words(tokens := tokens_of(mask(part)))
     )
 
 
@@ -161,7 +166,7 @@ def evidence_of(features: Features) -> set[str]:
     """The tokens that a split between jobs under one prompt weighs: words, pairs of words, structure and keys of the input."""
     words = [token.lower() for token in tokens_of(mask(features.input[: _READ_TOKENS * 10]))[:_READ_TOKENS]]
     found = set(words)
-    found.update(f"{left} {right}" for left, right in zip(words, words[1:], strict=False))
+    found.update(f"{left} {right}" for left, right in pairwise(words))
     found.add(f"\x01structure {features.structure}")
     found.update(f"\x01key {key}" for key in features.keys)
     length = len(features.input)

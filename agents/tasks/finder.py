@@ -8,6 +8,7 @@ corrections are carried over. Deterministic; knows nothing of models, storage or
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,11 @@ from dataclasses import dataclass, replace
 from shoal.agents.registry.records import OutputKind, Task, TaskId
 from shoal.agents.tasks.calls import Call, outputs_of, read_calls
 from shoal.agents.tasks.families import Family, Variant, find_families
+from shoal.agents.tasks.features import digest
 from shoal.agents.tasks.match_data import asks_of, match_data, output_kind_of
 from shoal.agents.tasks.matcher import Match, Matcher
 from shoal.agents.tasks.naming import DULL, slug, telling_words, unique
 from shoal.agents.tasks.split import MIN_PART, Part, split_calls
-from shoal.agents.tasks.features import digest
 from shoal.agents.tasks.template import Template, content_words
 from shoal.agents.traces.trace import Trace, TraceId
 
@@ -91,9 +92,7 @@ def _drafts(calls: Sequence[Call], seed: int) -> tuple[list[_Draft], dict[str, i
                 small.update(dict.fromkeys({c.features.fingerprint for c in inside}, len(inside)))
                 continue
             parts = [p for p in split_calls(inside, seed=seed) if len(p.calls) >= MIN_CALLS]
-            drafts.extend(
-                _Draft(template=family.template, part=part, siblings=len(parts)) for part in parts
-            )
+            drafts.extend(_Draft(template=family.template, part=part, siblings=len(parts)) for part in parts)
     drafts.sort(key=lambda draft: (-len(draft.calls), draft.calls[0].id))
     return drafts, small
 
@@ -155,25 +154,37 @@ def _name(draft: _Draft, elsewhere: Counter[str], kind: OutputKind) -> str:
     if instructions:
         tokens = [*instructions[0].tokens, *tokens]
     if draft.siblings <= 1 or instructions:
-        return slug(telling_words(tokens, elsewhere)) or slug(_input_words(draft)) or f"{kind}-task"
+        return slug(telling_words(tokens, elsewhere)) or slug(_input_words(draft, kind)) or f"{kind}-task"
     base = telling_words(tokens, Counter(), count=1)
-    return slug([*base, *_input_words(draft)]) or f"{kind}-task"
+    return slug([*base, *_input_words(draft, kind)]) or f"{kind}-task"
 
 
-def _input_words(draft: _Draft) -> list[str]:
-    """What tells the inputs of a job from its siblings': keys of its records, or words with much weight."""
+def _input_words(draft: _Draft, kind: OutputKind) -> list[str]:
+    """What tells a job from its siblings: keys of its records, its functions, its labels, or words of its inputs."""
     keys = Counter(key for call in draft.calls for key in call.features.keys)
-    if keys and sum(bool(c.features.keys) for c in draft.calls) > len(draft.calls) / 2:
+    if sum(bool(c.features.keys) for c in draft.calls) > len(draft.calls) / 2:
         return [key for key, _ in keys.most_common(2)]
-    weights = draft.part.weights
-    counts = Counter(
-        word.lower()
-        for call in draft.calls[:1000]
-        for word in set(content_words(call.features.input.split()))
-        if word.isalpha() and word.lower() not in DULL
-    )
-    ranked = sorted(counts, key=lambda word: (-counts[word] * max(0.05, weights.get(word, 0.05)), word))
-    return ranked[:3]
+    if draft.calls[0].features.has_tools:
+        words = Counter(
+            w for c in draft.calls for tool in c.features.tools for w in _parts(tool.split("(")[0])
+        )
+    elif kind is OutputKind.LABEL:
+        labels = outputs_of(draft.calls).labels
+        words = Counter()
+        for label, count in labels.items():
+            words.update(dict.fromkeys(_parts(label), count))
+    else:
+        words = Counter(
+            w for c in draft.calls[:1000] for w in set(c.features.input.lower().split()) if w.isalpha()
+        )
+        if weights := draft.part.weights:
+            words = Counter({w: round(n * max(0.0, weights.get(w, 0.0))) for w, n in words.items()})
+    return [w for w in content_words([w for w, _ in words.most_common(100)]) if w not in DULL][:3]
+
+
+def _parts(name: str) -> list[str]:
+    """Words of a snake_case or CamelCase name."""
+    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", name)]
 
 
 def _description(draft: _Draft, kind: OutputKind) -> str:
@@ -258,7 +269,10 @@ def _left_over(
             data["retired"] = True
             task = replace(task, reason=f"its calls belong to {names[heirs[task.id]]} now")
         if rule := data.get("split"):
-            data["split"] = {**rule, "of": heirs.get(rule["of"], rule["of"]) if rule["of"] not in found else rule["of"]}
+            data["split"] = {
+                **rule,
+                "of": heirs.get(rule["of"], rule["of"]) if rule["of"] not in found else rule["of"],
+            }
         left.append(replace(task, match=data, calls=0))
     return left
 
@@ -279,7 +293,9 @@ def _assigned(tasks: Sequence[Task], calls: Sequence[Call], small: Mapping[str, 
         else:
             inside[match.task_id].append(call)
     return Found(
-        tasks=[_counted(task, inside.get(task.id, [])) for task in tasks], assignment=assignment, reasons=reasons
+        tasks=[_counted(task, inside.get(task.id, [])) for task in tasks],
+        assignment=assignment,
+        reasons=reasons,
     )
 
 

@@ -32,13 +32,16 @@ def match_data(part: Part, template: Template) -> dict[str, Any]:
     first = calls[0].features
     fingerprints = Counter(call.features.fingerprint for call in calls)
     tools = Counter(name for call in calls for name in set(call.features.tools))
+    open_prompts = _next_is_new(fingerprints, len(calls))
+    # where prompts keep being new the template recognises them, and those seen once need not be kept
+    kept = [name for name, count in _ranked(fingerprints) if count > 1 or not open_prompts]
     return {
         "v": MATCH_VERSION,
         "tools": first.has_tools,
         "format": first.format,
-        "fingerprints": [name for name, _ in _ranked(fingerprints)[:_MAX_FINGERPRINTS]],
+        "fingerprints": kept[:_MAX_FINGERPRINTS],
         "prompts": len(fingerprints),
-        "open_prompts": _next_is_new(fingerprints, len(calls)),
+        "open_prompts": open_prompts,
         "templates": [template.to_dict()],
         "faces": _faces(part),
         "structures": sorted({str(call.features.structure) for call in calls}),
@@ -67,7 +70,12 @@ def output_kind_of(calls: Sequence[Call]) -> OutputKind:
 def asks_of(calls: Sequence[Call]) -> dict[str, Any]:
     """What the calls asked for beyond their messages, so that a new request can be compared; see `routing/capability.py`."""
     temperatures = [float(t) for c in calls if isinstance(t := c.settings.get("temperature"), (int, float))]
-    limits = [int(v) for c in calls for name in ("max_tokens", "max_completion_tokens") if (v := c.settings.get(name))]
+    limits = [
+        int(v)
+        for c in calls
+        for name in ("max_tokens", "max_completion_tokens")
+        if (v := c.settings.get(name))
+    ]
     values: dict[str, Counter[str]] = {}
     for call in calls:
         for name, value in call.settings.items():
@@ -81,7 +89,8 @@ def asks_of(calls: Sequence[Call]) -> dict[str, Any]:
         "answer_chars": lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))],
         "last_roles": sorted({call.last_role for call in calls}),
         "settings": {
-            name: [value for value, _ in _ranked(counts)[:_MAX_VALUES]] for name, counts in sorted(values.items())
+            name: [value for value, _ in _ranked(counts)[:_MAX_VALUES]]
+            for name, counts in sorted(values.items())
         },
     }
 

@@ -178,7 +178,9 @@ class Matcher:
             reason = "its system prompt fits the task's template, but is new"
         fitting = self._of_face(candidates, features)
         if not fitting:
-            return Match(task_id=None, how="none", novelty=Novelty.INPUT, reason=_new_input(candidates, features))
+            return Match(
+                task_id=None, how="none", novelty=Novelty.INPUT, reason=_new_input(candidates, features)
+            )
         if len(fitting) > 1:
             how, fitting = "text", [_by_words(fitting, features)]
         known = fitting[0]
@@ -238,8 +240,9 @@ class Matcher:
         structure = str(features.structure)
         if len(candidates) == 1 and not candidates[0].faces:
             return candidates if structure in candidates[0].structures or features.has_tools else []
-        instructions = () if features.structure in RECORDS else instructions_in(features.input)
-        instructed, plain = [], []
+        instructions = instructions_in(features)
+        instructed: list[_Known] = []
+        plain: list[_Known] = []
         for known in candidates:
             for face in known.faces:
                 if face.fits(features, instructions):

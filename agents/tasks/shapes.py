@@ -26,11 +26,34 @@ class Structure(StrEnum):
 #: structures that are data by themselves; the others are kinds of running text
 RECORDS = frozenset({Structure.JSON, Structure.KEY_LIST, Structure.LINES})
 
-_KEY_LIST = re.compile(r"\s*([\w][\w .-]{0,40}?)\s*(?:\[[^\[\]]*\]|=\s*(?:\"[^\"]*\"|[^\s,;=]+))\s*(?:[,;|]\s*|$)")
+_KEY_LIST = re.compile(
+    r"\s*([\w][\w .-]{0,40}?)\s*(?:\[[^\[\]]*\]|=\s*(?:\"[^\"]*\"|[^\s,;=]+))\s*(?:[,;|]\s*|$)"
+)
 _LINE_KEY = re.compile(r"\s*[-*]?\s*\"?([^\W\d][\w ./()-]{0,40}?)\"?\s*[:=]\s*(.*)$")
 _ROLES = frozenset(
-    "user assistant system human ai agent customer client bot operator caller support rep doctor patient speaker"
-    " interviewer student teacher host guest".split()
+    [
+        "user",
+        "assistant",
+        "system",
+        "human",
+        "ai",
+        "agent",
+        "customer",
+        "client",
+        "bot",
+        "operator",
+        "caller",
+        "support",
+        "rep",
+        "doctor",
+        "patient",
+        "speaker",
+        "interviewer",
+        "student",
+        "teacher",
+        "host",
+        "guest",
+    ]
 )
 _ROLE_LINE = re.compile(r"\s*[\[*]*([A-Za-z][\w .-]{0,24}?)[\]*]*\s*:\s", re.ASCII)
 _MAX_RECORD_CHARS = 200_000
@@ -89,11 +112,13 @@ def _lines(text: str, first: str, rest: str) -> tuple[Structure, tuple[str, ...]
     if not rest:
         return None
     lines = [line for line in text.splitlines()[:60] if line.strip()]
+    if first.rstrip().endswith(":") and first.count(" ") >= 1:
+        lines = lines[1:]  # an instruction above the data
     keyed = [match for line in lines if (match := _LINE_KEY.match(line))]
     if len(keyed) < 2 or len(keyed) < 0.8 * len(lines):
         return None
     keys = [match.group(1).strip().lower() for match in keyed]
-    if len(set(keys)) <= 0.6 * len(keys):
+    if len(set(keys)) <= 0.6 * len(keys) or _ROLES.issuperset(keys):
         return Structure.TRANSCRIPT, ()
     return Structure.LINES, tuple(dict.fromkeys(match.group(1).strip() for match in keyed))
 

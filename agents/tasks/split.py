@@ -26,6 +26,7 @@ _MIN_SHARE = 0.01
 #: an instruction around the input counts from this share of the calls on
 _MIN_INSTRUCTED = 0.02
 _SAMPLE = 1200
+_FIT_SAMPLE = 3000
 _FOLDS = 3
 _MAX_CELLS = 8
 _MAX_WEIGHTS = 2000
@@ -92,7 +93,7 @@ def _faces(calls: Sequence[Call]) -> list[Face]:
 
 def _instructions(calls: Sequence[Call]) -> list[Template | None]:
     """For each call the frequent instruction around its input, if there is one."""
-    found = [() if c.features.structure in RECORDS else instructions_in(c.features.input) for c in calls]
+    found = [instructions_in(call.features) for call in calls]
     by_text: dict[str, list[Call]] = defaultdict(list)
     for texts, call in zip(found, calls, strict=True):
         for text in texts:
@@ -150,8 +151,8 @@ def _told_apart(cells: list[list[Call]], seed: int) -> list[list[Call]]:
     return [cells[n] for n in alive]
 
 
-def _sample(calls: Sequence[Call], seed: int) -> list[set[str]]:
-    chosen = Random(seed).sample(list(calls), _SAMPLE) if len(calls) > _SAMPLE else calls
+def _sample(calls: Sequence[Call], seed: int, size: int = _SAMPLE) -> list[set[str]]:
+    chosen = Random(seed).sample(list(calls), size) if len(calls) > size else calls
     return [evidence_of(call.features) for call in chosen]
 
 
@@ -201,7 +202,7 @@ def _with_rest(cells: list[list[Call]], rest: list[Call], seed: int) -> list[lis
     """Calls with a rare shape of answer go where their requests say."""
     if not rest:
         return cells
-    weights = _fitted([_sample(cell, seed) for cell in cells], seed)
+    weights = _fitted(cells, seed)
     cells = [list(cell) for cell in cells]
     for call in rest:
         evidence = evidence_of(call.features)
@@ -242,30 +243,37 @@ def _labels(calls: Sequence[Call]) -> Counter[str]:
 def _weigh(parts: list[Part], seed: int) -> None:
     """Give the parts that share a face the weights that tell them apart."""
     sharing = [
-        part for part in parts if any(set(part.faces) & set(other.faces) for other in parts if other is not part)
+        part
+        for part in parts
+        if any(set(part.faces) & set(other.faces) for other in parts if other is not part)
     ]
     if len(sharing) < 2:
         return
-    fitted = _fitted([_sample(part.calls, seed) for part in sharing], seed)
+    fitted = _fitted([part.calls for part in sharing], seed)
     for part, (weights, bias) in zip(sharing, fitted, strict=True):
         part.weights, part.bias = weights, bias
 
 
-def _fitted(samples: Sequence[Sequence[set[str]]], seed: int) -> list[tuple[dict[str, float], float]]:
-    """A weight of each piece of evidence for each class, the largest 2,000; and the class's bias."""
+def _fitted(cells: Sequence[Sequence[Call]], seed: int) -> list[tuple[dict[str, float], float]]:
+    """A weight of each piece of evidence for each class, the largest 2,000; and the class's bias, by how frequent it is."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
+    samples = [_sample(cell, seed, _FIT_SAMPLE) for cell in cells]
     vectorizer, matrix = _vectorised([evidence for sample in samples for evidence in sample])
     truth = np.concatenate([np.full(len(sample), n) for n, sample in enumerate(samples)])
     model = LogisticRegression(C=3.0, max_iter=300, class_weight="balanced", random_state=seed)
     model.fit(matrix, truth)
     coefficients, biases = model.coef_, model.intercept_
     if len(samples) == 2:
-        coefficients, biases = np.vstack([-coefficients, coefficients]), np.array([-biases[0], biases[0]])
+        coefficients = np.vstack([-coefficients, coefficients]) / 2
+        biases = np.array([-biases[0], biases[0]]) / 2
+    biases = biases + np.log([len(cell) for cell in cells])
     names = vectorizer.get_feature_names_out()
     fitted = []
     for row, bias in zip(coefficients, biases, strict=True):
         largest = np.argsort(-np.abs(row), kind="stable")[:_MAX_WEIGHTS]
-        fitted.append(({str(names[i]): round(float(row[i]), 3) for i in largest if row[i]}, round(float(bias), 4)))
+        fitted.append(
+            ({str(names[i]): round(float(row[i]), 3) for i in largest if row[i]}, round(float(bias), 4))
+        )
     return fitted

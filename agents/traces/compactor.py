@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from shoal.agents.ports import TraceStore
 from shoal.agents.traces.trace import Trace
@@ -49,7 +50,7 @@ class CompactReport:
     busy: bool = False
 
 
-def compact(home: Home, key: bytes, store: TraceStore, *, wait_s: float = 20.0) -> CompactReport:
+def compact(home: Home, key: bytes, store: CompactStore, *, wait_s: float = 20.0) -> CompactReport:
     """Make the calls that are in the spool readable. Safe while other processes append.
 
     Args:
@@ -65,8 +66,21 @@ def compact(home: Home, key: bytes, store: TraceStore, *, wait_s: float = 20.0) 
         return _Run(home, key, store).go()
 
 
+class CompactStore(TraceStore, Protocol):
+    """A trace store that can merge the many small files that compacting makes, and forget."""
+
+    def tidy(self) -> int: ...
+
+    def delete(self, *, before: float | None) -> int: ...
+
+
+def expire(store: CompactStore, *, retention_days: float | None, now: float) -> int:
+    """Erase traces that are older than they may be; None keeps all. Returns how many went."""
+    return 0 if retention_days is None else store.delete(before=now - retention_days * 86_400)
+
+
 class _Run:
-    def __init__(self, home: Home, key: bytes, store: TraceStore) -> None:
+    def __init__(self, home: Home, key: bytes, store: CompactStore) -> None:
         self._cursor_path = home.spool / ".cursor.json"
         self._folder = home.spool
         self._key = key
@@ -83,6 +97,8 @@ class _Run:
             self._consume(segment)
         self._settle()
         self._forget()
+        if self._calls:
+            self._store.tidy()
         return CompactReport(
             calls=self._calls,
             altered=self._altered,

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from shoal.agents.ports import TraceStore
+from shoal.agents.traces.calls import BadRecord, Call
 from shoal.agents.traces.chat import Answer, Privacy, parse_chat_request
-from shoal.agents.traces.formats import FORMATS, BadRecord, Call, calls_in, detect
+from shoal.agents.traces.formats import FORMATS, calls_in, detect
 from shoal.agents.traces.lines import Fault, Parsed, read_records
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import DataError, InvalidRequest, UsageError
@@ -225,7 +226,7 @@ def _traces(
                     yield _trace(call, default_time=modified + item.line * 1e-3, repeats=repeats)
                 else:
                     batches.take(call, path, item.line)
-        except (BadRecord, AttributeError, TypeError) as error:
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             calls += 1
             on_fault(
                 path,

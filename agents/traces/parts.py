@@ -6,6 +6,7 @@ import heapq
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,30 @@ def superseded_ids(ids_by_part: Mapping[int, Sequence[str]]) -> dict[int, Set[st
     return {number: ids for number, ids in out.items() if ids}
 
 
-def merged_traces(parts: Sequence[Part], superseded: Mapping[int, Set[str]]) -> Iterator[Trace]:
-    """All traces that count, by (timestamp, id). A part is opened only when its time has come."""
-    waiting = sorted(parts, key=lambda p: p.first_timestamp, reverse=True)
+@contextmanager
+def opened_parts(parts: Sequence[Part]) -> Iterator[list[tuple[Part, pq.ParquetFile]]]:
+    """All files open at once, so that none is missed if another process merges or erases meanwhile.
+
+    Raises:
+        FileNotFoundError: one is gone already; look at the folder again.
+    """
+    with ExitStack() as stack:
+        files = []
+        for part in parts:
+            try:
+                files.append((part, stack.enter_context(open_part(part.path))))
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                log.warning("%s cannot be read and is left out: %s", part.path, error)
+        yield files
+
+
+def merged_traces(
+    files: Sequence[tuple[Part, pq.ParquetFile]], superseded: Mapping[int, Set[str]]
+) -> Iterator[Trace]:
+    """All traces that count, by (timestamp, id). A file is read only once its time has come."""
+    waiting = sorted(files, key=lambda item: item[0].first_timestamp, reverse=True)
     heap: list[tuple[float, str, int, Trace, Iterator[Trace]]] = []
 
     def push(number: int, traces: Iterator[Trace]) -> None:
@@ -119,9 +141,9 @@ def merged_traces(parts: Sequence[Part], superseded: Mapping[int, Set[str]]) -> 
             heapq.heappush(heap, (trace.timestamp, trace.id, number, trace, traces))
 
     while heap or waiting:
-        while waiting and (not heap or waiting[-1].first_timestamp <= heap[0][0]):
-            part = waiting.pop()
-            push(part.number, part_traces(part, superseded.get(part.number, frozenset())))
+        while waiting and (not heap or waiting[-1][0].first_timestamp <= heap[0][0]):
+            part, file = waiting.pop()
+            push(part.number, _part_traces(part, file, superseded.get(part.number, frozenset())))
         if not heap:
             continue
         _, _, number, trace, traces = heapq.heappop(heap)
@@ -129,15 +151,12 @@ def merged_traces(parts: Sequence[Part], superseded: Mapping[int, Set[str]]) -> 
         push(number, traces)
 
 
-def part_traces(part: Part, without: Set[str]) -> Iterator[Trace]:
+def _part_traces(part: Part, file: pq.ParquetFile, without: Set[str]) -> Iterator[Trace]:
     """The traces of one file in its order. A damaged page ends it with a warning that names the file."""
     try:
-        with open_part(part.path) as file:
-            for batch in file.iter_batches(batch_size=_READ_ROWS):
-                for row in batch.to_pylist():
-                    if row["id"] not in without:
-                        yield trace_of(row)
-    except FileNotFoundError:
-        return
+        for batch in file.iter_batches(batch_size=_READ_ROWS):
+            for row in batch.to_pylist():
+                if row["id"] not in without:
+                    yield trace_of(row)
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         log.warning("%s is damaged, the rest of it is skipped: %s", part.path, error)

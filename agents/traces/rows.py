@@ -60,10 +60,14 @@ def trace_of(row: Mapping[str, Any]) -> Trace:
     )
 
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=dict)
+_ASCII = json.JSONEncoder(separators=(",", ":"), default=dict)
+
+
 def _json(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
+    text = _COMPACT.encode(value)
     # half of a surrogate pair is legal in JSON's escapes, but no UTF-8
-    return text if _is_utf8(text) else json.dumps(value, separators=(",", ":"), default=dict)
+    return text if _is_utf8(text) else _ASCII.encode(value)
 
 
 def _text(value: str) -> str:

@@ -1,48 +1,49 @@
 """Readable traces: scrubbed calls in Parquet files under one folder. Owns which files there are and which record of an id counts.
 
-A batch becomes one file, sorted by time, that appears whole or not at all (written aside, then renamed under a lock that
-hands out increasing numbers). Where an id stands in several files, the one with the highest number counts, so that adding
-again replaces. Knows nothing of the spool, of HTTP or of learning.
+A batch becomes one file, sorted by time, that appears whole or not at all. Files have increasing numbers; where an id stands
+in several, the one with the highest number counts, so that adding again replaces. Knows nothing of the spool, of HTTP or of
+learning.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import logging
-import os
-import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shoal.agents.curation.scrub import RECOGNISERS, scrub
+from shoal.agents.traces.files import add_part, folder_lock, replace_part, sync_folder
 from shoal.agents.traces.parts import (
     Part,
     look_at_part,
     merged_traces,
     open_part,
+    opened_parts,
     part_ids,
-    part_name,
     part_numbers,
     read_row,
     superseded_ids,
 )
+from shoal.agents.traces.queries import TraceHead, TraceStats, newest_heads, trace_stats
 from shoal.agents.traces.rows import SCHEMA, Row, row_of, trace_of
 from shoal.agents.traces.trace import Trace, TraceId
-from shoal.errors import ShoalError, SiteError, StorageFull
+from shoal.errors import SiteError
 from shoal.home import Home
 
 log = logging.getLogger(__name__)
 
 #: a larger batch is split, which bounds the memory that adding takes
 MAX_PART_ROWS = 50_000
-_ROW_GROUP_ROWS = 8192
+#: files with fewer rows are merged once there are many
+_SMALL_PART_ROWS = 5_000
+_ATTEMPTS = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,6 @@ class _View:
     signature: tuple[tuple[str, int, int], ...]
     parts: Sequence[Part]
     superseded: Mapping[int, Set[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceStats:
-    """Figures of a store. Times in seconds since the epoch; `scrubbed` counts what this process replaced, by kind."""
-
-    calls: int
-    files: int
-    size_bytes: int
-    first_timestamp: float | None
-    last_timestamp: float | None
-    clients: Mapping[str, int]
-    models: Mapping[str, int]
-    served_by: Mapping[str, int]
-    unreadable: Sequence[str]
 
 
 class ParquetTraceStore:
@@ -102,129 +88,132 @@ class ParquetTraceStore:
             row = row_of(clean)
             rows[row["id"]] = row
             if len(rows) >= MAX_PART_ROWS:
-                stored += self._write_part(rows.values())
+                stored += self._add_rows(rows.values())
                 rows = {}
-        return stored + self._write_part(rows.values())
+        return stored + self._add_rows(rows.values())
+
+    def _add_rows(self, rows: Collection[Row]) -> int:
+        if rows:
+            ordered = sorted(rows, key=lambda row: (row["timestamp"], row["id"]))
+            add_part(self._folder, pa.Table.from_pylist(ordered, schema=SCHEMA))
+        return len(rows)
 
     def scan(self) -> Iterator[Trace]:
-        """All traces by (timestamp, id). A damaged file is skipped with a warning that names it."""
-        view = self._look()
-        return merged_traces(view.parts, view.superseded)
+        """All traces by (timestamp, id), as they stand when the first one is asked for.
+
+        A damaged file is skipped with a warning that names it.
+        """
+        with contextlib.ExitStack() as stack:
+            view, files = self._on_view(lambda v: (v, stack.enter_context(opened_parts(v.parts))))
+            yield from merged_traces(files, view.superseded)
 
     def get(self, trace_id: TraceId) -> Trace | None:
-        for part in reversed(self._look().parts):
-            with contextlib.suppress(FileNotFoundError):
+        def find(view: _View) -> Trace | None:
+            for part in reversed(view.parts):
                 ids = part_ids(part)
                 if trace_id in ids:
                     return trace_of(read_row(part, ids.index(trace_id)))
-        return None
+            return None
+
+        return self._on_view(find)
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Which of the ids are there."""
         wanted = set(ids)
-        found: set[str] = set()
-        for part in self._look().parts:
-            found |= wanted.intersection(part_ids(part))
-        return found
+        return self._on_view(
+            lambda view: {i for part in view.parts for i in wanted.intersection(part_ids(part))}
+        )
 
     def count(self) -> int:
         view = self._look()
         return sum(p.rows for p in view.parts) - sum(len(ids) for ids in view.superseded.values())
 
+    def stats(self) -> TraceStats:
+        """Figures of the whole store."""
+        return self._on_view(
+            lambda view: trace_stats(
+                view.parts, view.superseded, {str(p): why for p, why in self.unreadable.items()}
+            )
+        )
+
+    def heads(self, *, client: str | None = None, limit: int = 20) -> list[TraceHead]:
+        """The newest calls, without their texts."""
+        return self._on_view(
+            lambda view: newest_heads(view.parts, view.superseded, client=client, limit=limit)
+        )
+
     def delete(
-        self,
-        *,
-        ids: Collection[str] = (),
-        client: str | None = None,
-        before: float | None = None,
+        self, *, ids: Collection[str] = (), client: str | None = None, before: float | None = None
     ) -> int:
-        """Erase the traces that any of the conditions names; older records of a replaced id too. Returns how many went."""
+        """Erase the traces that any of the conditions names, with all older records of their ids. Returns how many went.
+
+        Args:
+            before: seconds since the epoch.
+        """
         wanted = frozenset(ids)
 
-        def is_doomed(row: Mapping[str, Any]) -> bool:
+        def is_named(row: Mapping[str, Any]) -> bool:
             return (
                 row["id"] in wanted
                 or (client is not None and row["client_id"] == client)
                 or (before is not None and row["timestamp"] < before)
             )
 
-        return self._erase(is_doomed)
-
-    def _erase(self, is_doomed: Callable[[Mapping[str, Any]], bool]) -> int:
-        gone: set[str] = set()
-        with self._locked():
-            for part in self._look().parts:
-                with open_part(part.path) as file:
-                    keys = file.read(columns=["id", "client_id", "timestamp"]).to_pylist()
-                    doomed = [is_doomed(row) for row in keys]
-                    if not any(doomed):
-                        continue
-                    kept = file.read().filter(pa.array([not d for d in doomed]))
-                gone.update(row["id"] for row, d in zip(keys, doomed, strict=True) if d)
-                if kept.num_rows:
-                    self._write_table(kept, part.path)
-                else:
-                    part.path.unlink()
+        with folder_lock(self._folder):
+            view = self._look()
+            if not wanted and client is None and all(p.first_timestamp >= (before or 0) for p in view.parts):
+                return 0
+            keys = {part.number: _keys(part) for part in view.parts}
+            named = {number: {row["id"] for row in rows if is_named(row)} for number, rows in keys.items()}
+            gone = {
+                i for number, ids in named.items() for i in ids - view.superseded.get(number, frozenset())
+            }
+            for part in view.parts:
+                # with a call go its older records; an older record that is named itself goes alone
+                doomed = gone | named[part.number]
+                keep = [row["id"] not in doomed for row in keys[part.number]]
+                if not all(keep):
+                    self._keep_rows(part, keep)
         return len(gone)
 
-    def _write_part(self, rows: Collection[Row]) -> int:
-        if not rows:
+    def _keep_rows(self, part: Part, keep: list[bool]) -> None:
+        if any(keep):
+            with open_part(part.path) as file:
+                table = file.read()
+            replace_part(part.path, table.filter(pa.array(keep)))
+        else:
+            part.path.unlink()
+            sync_folder(self._folder)
+
+    def tidy(self, *, small_files: int = 32) -> int:
+        """Merge neighbouring small files once there are so many. Returns how many files are fewer.
+
+        A merged file takes the highest number of its sources and appears before they go, so that a crash leaves only
+        records that are superseded.
+        """
+        if sum(p.rows < _SMALL_PART_ROWS for p in self._look().parts) < small_files:
             return 0
-        ordered = sorted(rows, key=lambda row: (row["timestamp"], row["id"]))
-        table = pa.Table.from_pylist(ordered, schema=SCHEMA)
-        draft = self._draft()
-        try:
-            self._write_draft(table, draft)
-            with self._locked():
-                numbers = part_numbers(self._folder)
-                draft.rename(self._folder / part_name(numbers[-1][0] + 1 if numbers else 1))
-                _sync_folder(self._folder)
-        except OSError as error:
-            raise _storage_error(self._folder, error) from error
-        finally:
-            draft.unlink(missing_ok=True)
-        return len(rows)
+        fewer = 0
+        with folder_lock(self._folder):
+            view = self._look()
+            for run in _runs_of_small(view.parts):
+                replace_part(run[-1].path, _merged_table(run, view.superseded))
+                for part in run[:-1]:
+                    part.path.unlink(missing_ok=True)
+                fewer += len(run) - 1
+            sync_folder(self._folder)
+        return fewer
 
-    def _write_table(self, table: pa.Table, path: Path) -> None:
-        """Replace a file, whole or not at all."""
-        draft = self._draft()
-        try:
-            self._write_draft(table, draft)
-            draft.rename(path)
-            _sync_folder(self._folder)
-        except OSError as error:
-            raise _storage_error(self._folder, error) from error
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _draft(self) -> Path:
-        return self._folder / f".draft-{os.getpid()}-{secrets.token_hex(6)}"
-
-    def _write_draft(self, table: pa.Table, draft: Path) -> None:
-        pq.write_table(
-            table,
-            draft,
-            compression="zstd",
-            row_group_size=_ROW_GROUP_ROWS,
-            write_page_checksum=True,
-            use_dictionary=["client_id", "tags", "served_by", "privacy", "model"],
+    def _on_view(self, question: Callable[[_View], T]) -> T:
+        """The answer over the files that are there now; asked again if another process takes one away meanwhile."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return question(self._look())
+            except FileNotFoundError:
+                self._view = None
+        raise SiteError(
+            f"The files in {self._folder} keep changing.", remedy="Wait for the other commands and try again."
         )
-        draft.chmod(0o600)
-        descriptor = os.open(draft, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time hands out numbers and replaces files."""
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _look(self) -> _View:
         """The readable files and what is superseded in them; read again only if the folder has changed."""
@@ -252,19 +241,32 @@ class ParquetTraceStore:
         return self._view
 
 
-def _storage_error(folder: Path, error: OSError) -> ShoalError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(
-            f"The disk of {folder} is full.", remedy="Free some space and try again; nothing is lost."
+def _keys(part: Part) -> list[dict[str, Any]]:
+    with open_part(part.path) as file:
+        rows: list[dict[str, Any]] = file.read(columns=["id", "client_id", "timestamp"]).to_pylist()
+    return rows
+
+
+def _runs_of_small(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Neighbouring small files, by number, that fit into one."""
+    run: list[Part] = []
+    for part in (*parts, None):
+        fits = part is not None and part.rows < _SMALL_PART_ROWS
+        if part is not None and fits and sum(p.rows for p in run) + part.rows <= MAX_PART_ROWS:
+            run.append(part)
+            continue
+        if len(run) > 1:
+            yield run
+        run = [part] if part is not None and fits else []
+
+
+def _merged_table(run: Sequence[Part], superseded: Mapping[int, Set[str]]) -> pa.Table:
+    tables = []
+    for part in run:
+        with open_part(part.path) as file:
+            table = file.read()
+        old = superseded.get(part.number, frozenset())
+        tables.append(
+            table.filter(pa.array([i not in old for i in table.column("id").to_pylist()], pa.bool_()))
         )
-    return SiteError(
-        f"Traces cannot be written to {folder}: {error}.", remedy="Look at the disk and its rights."
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return pa.concat_tables(tables).sort_by([("timestamp", "ascending"), ("id", "ascending")])

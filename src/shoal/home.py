@@ -55,6 +55,16 @@ class Home:
         return self.root / "site.json"
 
     @property
+    def ray_token(self) -> Path:
+        """The token that the running site's Ray asks for, mode 0600."""
+        return self.root / "ray.token"
+
+    @property
+    def router_status(self) -> Path:
+        """What the router actor last said of itself."""
+        return self.root / "router.json"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

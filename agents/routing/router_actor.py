@@ -1,0 +1,163 @@
+"""The router actor: a detached Ray actor around `RouterLoop`. Only carries calls in and out, and keeps the loop's threads going.
+
+It also moves calls from the spool to the readable traces, because it is off the request path. If it dies Ray starts it again, and it
+reads back from the registry all that it had decided; gateways decide on their last snapshot meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+from shoal.agents.feedback.rollout import Policy
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update, comparison_of
+from shoal.config import Config
+from shoal.home import Home
+from shoal.nodes.spool import SystemClock
+
+log = logging.getLogger("shoal.router")
+
+ROUTER_NAME: Final = "shoal-router"
+NAMESPACE: Final = "shoal"
+
+_TICK_S = 0.2
+_STATUS_EVERY_S = 1.0
+_COMPACT_EVERY_S = 10.0
+#: how often a waiting gateway's question is looked at
+_LOOK_S = 0.02
+
+
+class RouterActor:
+    """One for a site.
+
+    Args:
+        home: the site's data folder.
+        config: `Config` as plain data.
+        deployer: makes the deployer, in this process.
+    """
+
+    def __init__(
+        self, home: str, config: Mapping[str, Any], deployer: Callable[[], ReportingDeployer]
+    ) -> None:
+        self._home = Home(Path(home))
+        self._config = Config.model_validate(config)
+        self._update: Update | None = None
+        self._compacted = 0
+        self._compact_trouble = ""
+        self._stop = threading.Event()
+        self._loop = RouterLoop(
+            registry=SqlRegistry(self._home.database),
+            deployer=deployer(),
+            policy=Policy(
+                mode=self._config.rollout.mode, min_comparisons=self._config.rollout.min_comparisons
+            ),
+            canary_share=self._config.rollout.canary_share,
+            clock=SystemClock(),
+            on_update=self._take,
+        )
+        for name, work in (("router", self._tick), ("deploy", self._deploy), ("compact", self._compact)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    # -- called by gateways
+
+    async def next_update(self, token: str, wait_s: float) -> dict[str, Any] | None:
+        """The newest update as soon as it is another than the one named by `token`; None after `wait_s` without one."""
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            update = self._update
+            if update is not None and update.token != token:
+                return update.to_dict()
+            await asyncio.sleep(_LOOK_S)
+        return None
+
+    async def observe(self, events: Sequence[Mapping[str, Any]]) -> int:
+        """Take comparisons; returns how many there was room for."""
+        return sum(self._loop.observe(comparison_of(event)) for event in events)
+
+    async def standing(self) -> dict[str, Any]:
+        return self._standing()
+
+    # -- threads
+
+    def _take(self, update: Update) -> None:
+        self._update = update
+
+    def _tick(self) -> None:
+        written = float("-inf")
+        while not self._stop.is_set():
+            try:
+                self._loop.tick()
+                if time.monotonic() - written >= _STATUS_EVERY_S:
+                    self._write_status()
+                    written = time.monotonic()
+            except Exception:
+                log.exception("the router's round failed; trying again")
+            time.sleep(_TICK_S)
+
+    def _deploy(self) -> None:
+        asyncio.run(self._loop.deploy(self._stop))
+
+    def _compact(self) -> None:
+        # imported here: pyarrow is large, and not needed to route
+        from shoal.agents.traces.compactor import compact
+        from shoal.agents.traces.store import ParquetTraceStore
+        from shoal.nodes.site_key import load_or_create_key
+
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        store = ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
+        key = load_or_create_key(self._home.key)
+        while not self._stop.wait(_COMPACT_EVERY_S):
+            try:
+                self._compacted += compact(self._home, key, store).calls
+                self._compact_trouble = ""
+            except Exception as error:
+                self._compact_trouble = str(error)
+                log.exception("the spool could not be compacted; trying again")
+
+    # -- status
+
+    def _standing(self) -> dict[str, Any]:
+        return {
+            **self._loop.standing.to_dict(),
+            "at": time.time(),
+            "pid": os.getpid(),
+            "compacted": self._compacted,
+            "compact_trouble": self._compact_trouble,
+        }
+
+    def _write_status(self) -> None:
+        draft = self._home.router_status.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(self._standing()), encoding="utf-8")
+        draft.rename(self._home.router_status)
+
+
+def start_router(
+    home: Home,
+    config: Config,
+    deployer: Callable[[], ReportingDeployer],
+    *,
+    pin: Mapping[str, float] | None = None,
+) -> Any:
+    """Start the actor, or take the one that runs. Returns at once."""
+    actor = ray.remote(RouterActor)
+    return actor.options(
+        name=ROUTER_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=256,
+        resources=dict(pin or {}) or None,
+    ).remote(str(home.root), config.model_dump(mode="json"), deployer)

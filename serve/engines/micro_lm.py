@@ -1,0 +1,228 @@
+"""The engine of text specialists: a small causal language model that writes with slots, and a check of what it wrote.
+
+Owns decoding on the CPU. Every value that the task's answers carry is in the answer by construction, and none is made
+up: an answer that breaks a rule is written again, and if it still does, there is none. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from shoal.agents.learning.delex import relexicalise
+from shoal.agents.learning.micro_lm_tokens import EOS, GLUE, PAD, Encoded, Vocabulary
+from shoal.agents.learning.slots import Slot, SlotRules
+from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.traces.chat import ChatRequest
+from shoal.errors import CorruptModel
+
+#: rows that are decoded together
+BATCH = 32
+#: tokens that an answer may have
+MAX_NEW_TOKENS = 200
+#: times that one value may stand in an answer
+MAX_REPEATS = 3
+#: further tries for an answer that breaks a rule
+TRIES = 6
+TEMPERATURE = 0.8
+#: each thing in the prompt that training never had multiplies the confidence by this
+STRANGE_FACTOR = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    request: ChatRequest
+    slots: Sequence[Slot]
+    encoded: Encoded
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    text: str
+    #: mean log probability of the tokens
+    score: float
+    errors: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class MicroLmEngine:
+    """One loaded text specialist. May be called from several threads; they take turns."""
+
+    model: LlamaForCausalLM
+    vocabulary: Vocabulary
+    rules: SlotRules
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, folder: Path, threads: int | None = None) -> MicroLmEngine:
+        """Load a verified folder; `threads` sets torch's threads for the whole process, None leaves them.
+
+        Raises:
+            CorruptModel: the files do not fit together.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            vocabulary = Vocabulary.load(folder)
+            rules = SlotRules.from_dict(json.loads((folder / "slots.json").read_text(encoding="utf-8")))
+            config = LlamaConfig.from_json_file(folder / "config.json")
+            weights = load_file(folder / "model.safetensors")
+            if config.vocab_size != vocabulary.size:
+                raise ValueError(f"{config.vocab_size} embeddings for a vocabulary of {vocabulary.size}")
+            model = LlamaForCausalLM(config)
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+            model.load_state_dict(weights)
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
+            raise CorruptModel(
+                f"{folder} is not a language model of Shoal's: {error}.",
+                remedy="Learn again; the task stays with the generalist meanwhile.",
+            ) from error
+        return cls(model.eval(), vocabulary, rules)
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
+        """Answers in the order of the requests. The same request gets the same answer."""
+        answers: list[SpecialistAnswer | None] = []
+        jobs: list[tuple[int, _Job]] = []
+        longest = int(self.model.config.max_position_embeddings) // 2
+        for index, request in enumerate(requests):
+            prompt = self.rules.prompt(request)
+            slots = self.rules.slots(prompt)
+            encoded = self.vocabulary.encode_prompt(prompt, slots)
+            answers.append(None)
+            if len(encoded.ids) > longest or len(encoded.tokens) < len(slots):
+                answers[index] = _none("the prompt is longer than any that training had")
+            else:
+                jobs.append((index, _Job(request, slots, encoded, prompt.text)))
+        jobs.sort(key=lambda job: len(job[1].encoded.ids))
+        with self._turn, torch.inference_mode():
+            for at in range(0, len(jobs), BATCH):
+                some = jobs[at : at + BATCH]
+                for (index, job), draft in zip(some, self._write([job for _, job in some]), strict=True):
+                    answers[index] = self._judge(job, draft)
+        return [answer or _none("no answer was written") for answer in answers]
+
+    def _judge(self, job: _Job, draft: _Draft) -> SpecialistAnswer:
+        """The first draft if it keeps the rules, else the best of some more tries."""
+        factor = 1.0
+        strange = len(job.encoded.strange)
+        reason = f"never seen: {', '.join(job.encoded.strange[:3])}" if strange else ""
+        if draft.errors:
+            generator = torch.Generator().manual_seed(zlib.crc32(job.source.encode()))
+            clean = [d for d in self._write([job] * TRIES, generator) if not d.errors]
+            if not clean:
+                return _none("; ".join([*draft.errors, reason] if reason else draft.errors))
+            draft, factor = max(clean, key=lambda d: d.score), 0.8
+        confidence = math.exp(draft.score) * factor * STRANGE_FACTOR**strange
+        return SpecialistAnswer(content=draft.text, confidence=min(1.0, confidence), reason=reason)
+
+    def _write(self, jobs: Sequence[_Job], generator: torch.Generator | None = None) -> list[_Draft]:
+        """Greedy drafts; with a generator, sampled ones that do not end before all required values are there."""
+        written = _decode(self.model, self.vocabulary, jobs, generator)
+        return [self._draft(job, ids, score) for job, (ids, score) in zip(jobs, written, strict=True)]
+
+    def _draft(self, job: _Job, ids: list[int] | None, score: float) -> _Draft:
+        if ids is None:
+            return _Draft("", score, ("the answer does not end",))
+        text = relexicalise(self.vocabulary.decode_answer(ids, job.encoded), job.slots).strip()
+        errors = self.rules.errors(job.request, text)
+        again = [token for token in job.encoded.tokens if ids.count(token) > MAX_REPEATS]
+        errors += [f"{job.encoded.tokens[token].leaf.path} again and again" for token in again]
+        return _Draft(text, score, tuple(errors if text else ["the answer is empty"]))
+
+
+def _none(reason: str) -> SpecialistAnswer:
+    return SpecialistAnswer(content=None, confidence=0.0, reason=reason)
+
+
+class _Rows:
+    """The state of a batch while it is decoded: what each row may say next, has said, and still owes."""
+
+    def __init__(self, vocabulary: Vocabulary, jobs: Sequence[_Job]) -> None:
+        limit = vocabulary.bpe.get_vocab_size()
+        special = vocabulary.special
+        self.eos = special[EOS]
+        common = [special[EOS], special[GLUE], *(n for name, n in special.items() if name.startswith("^"))]
+        self.banned = torch.zeros(len(jobs), vocabulary.size)
+        self.banned[:, limit:] = -math.inf
+        self.banned[:, common] = 0.0
+        for row, job in enumerate(jobs):
+            self.banned[row, list(job.encoded.tokens)] = 0.0
+        self.owed = [{t for t, slot in job.encoded.tokens.items() if slot.required} for job in jobs]
+        self.said: list[list[int]] = [[] for _ in jobs]
+        self.scores = [0.0] * len(jobs)
+        self.done = [False] * len(jobs)
+
+    def choose(
+        self, logits: torch.Tensor, rows: Sequence[int], generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """The next token of each of `rows`; shape (rows,). Logits have shape (rows, vocabulary)."""
+        allowed = logits + self.banned[list(rows)]
+        if generator is not None:
+            for n, row in enumerate(rows):
+                if self.owed[row]:
+                    allowed[n, self.eos] = -math.inf
+        logs = torch.log_softmax(allowed, dim=-1)
+        if generator is None:
+            tokens = logs.argmax(dim=-1)
+        else:
+            tokens = torch.multinomial(
+                torch.softmax(allowed / TEMPERATURE, dim=-1), 1, generator=generator
+            ).squeeze(1)
+        for n, row in enumerate(rows):
+            token = int(tokens[n])
+            self.scores[row] += float(logs[n, token])
+            self.said[row].append(token)
+            self.owed[row].discard(token)
+            self.done[row] = token == self.eos
+        return tokens
+
+
+def _decode(
+    model: LlamaForCausalLM, vocabulary: Vocabulary, jobs: Sequence[_Job], generator: torch.Generator | None
+) -> list[tuple[list[int] | None, float]]:
+    """Ids without `<eos>` and their mean log probability for each job; None where the answer does not end."""
+    width = max(len(job.encoded.ids) for job in jobs)
+    ids = torch.full((len(jobs), width), vocabulary.special[PAD])
+    mask = torch.zeros((len(jobs), width), dtype=torch.long)
+    for row, job in enumerate(jobs):
+        ids[row, width - len(job.encoded.ids) :] = torch.tensor(job.encoded.ids)
+        mask[row, width - len(job.encoded.ids) :] = 1
+    rows = _Rows(vocabulary, jobs)
+    active = list(range(len(jobs)))
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    for _ in range(MAX_NEW_TOKENS):
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens = rows.choose(out.logits[:, -1], active, generator)
+        going = [n for n, row in enumerate(active) if not rows.done[row]]
+        if not going:
+            break
+        ids, positions = tokens.unsqueeze(1), positions[:, -1:] + 1
+        if len(going) < len(active):
+            kept = torch.tensor(going)
+            cache.batch_select_indices(kept)
+            ids, positions, mask = ids[kept], positions[kept], mask[kept]
+            active = [active[n] for n in going]
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+    return [
+        (said[:-1] if done else None, score / max(1, len(said)))
+        for said, done, score in zip(rows.said, rows.done, rows.scores, strict=True)
+    ]

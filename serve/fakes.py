@@ -1,0 +1,123 @@
+"""Doubles for this room's ports, used by tests and examples. They are product code: typed, and true to the Protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.records import VersionState
+from shoal.agents.routing.snapshot import Performer, Route, Snapshot
+from shoal.agents.traces.chat import ChatRequest
+from shoal.agents.traces.trace import Trace
+from shoal.errors import DeadlineExceeded, NotFound, ShoalError, SpecialistUnavailable
+from shoal.serve.ports import Observation
+
+
+@dataclass
+class FunctionSpecialists:
+    """Specialists that are Python functions, by version key.
+
+    Attributes:
+        delay_s: how long each takes; past the deadline it raises DeadlineExceeded.
+        error: if set, is raised instead.
+        asked: (version key, request) of every call.
+    """
+
+    functions: dict[str, Callable[[ChatRequest], SpecialistAnswer]] = field(default_factory=dict)
+    delay_s: float = 0.0
+    error: ShoalError | None = None
+    asked: list[tuple[str, ChatRequest]] = field(default_factory=list)
+
+    async def ask(self, version_key: str, request: ChatRequest, *, deadline_s: float) -> SpecialistAnswer:
+        self.asked.append((version_key, request))
+        if self.error is not None:
+            raise self.error
+        if version_key not in self.functions:
+            raise SpecialistUnavailable(
+                f"No replica holds {version_key}.", remedy="It is loaded within seconds of its promotion."
+            )
+        if self.delay_s:
+            await asyncio.sleep(min(self.delay_s, deadline_s))
+        if self.delay_s > deadline_s:
+            raise DeadlineExceeded(f"{version_key} did not answer within {deadline_s:g} s.")
+        return self.functions[version_key](request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedDecision:
+    """A decision that was made beforehand; accepts from the performer's threshold on."""
+
+    task_id: str | None = None
+    task_name: str | None = None
+    performer: Performer | None = None
+    shadows: Sequence[Performer] = ()
+    how: str = "fixed"
+    reasons: Sequence[str] = ()
+    pinned: bool = False
+
+    def accept(self, confidence: float) -> bool:
+        return self.performer is not None and (self.pinned or confidence >= self.performer.threshold)
+
+
+@dataclass(frozen=True)
+class MarkRouter:
+    """Recognises a task by a word in the system text: its `match` is `{"mark": word}`. Performers as in the snapshot."""
+
+    snapshot: Snapshot
+
+    def decide(self, request: ChatRequest, *, generalist_model: str | None) -> FixedDecision:
+        if request.model == "generalist":
+            return FixedDecision(how="named", reasons=("the client asks for the generalist",))
+        kind, _, name = request.model.partition("/")
+        if kind == "specialist":
+            if (route := self.route(name)) is None:
+                raise NotFound(
+                    f"There is no task {name!r}.", remedy="GET /v1/models lists them.", param="model"
+                )
+            return replace(_decision(route), pinned=True)
+        if request.model not in ("auto", generalist_model):
+            raise NotFound(f"There is no model {request.model!r}.", remedy="Use auto.", param="model")
+        for route in self.snapshot.routes:
+            if route.match["mark"] in request.system_text:
+                return _decision(route)
+        return FixedDecision(how="unknown", reasons=("no task has its mark in it",))
+
+    def route(self, task_name: str) -> Route | None:
+        return next((r for r in self.snapshot.routes if r.name == task_name), None)
+
+
+def _decision(route: Route) -> FixedDecision:
+    answering = (VersionState.SERVING, VersionState.CANARY)
+    asked = next((p for p in route.performers if p.state in answering), None)
+    return FixedDecision(
+        task_id=route.task_id,
+        task_name=route.name,
+        performer=asked,
+        shadows=tuple(p for p in route.performers if p.state is VersionState.SHADOW),
+        how="mark",
+    )
+
+
+@dataclass
+class ListRecord:
+    """A spool that is a list. `error`, if set, is raised instead."""
+
+    traces: list[Trace] = field(default_factory=list)
+    error: ShoalError | None = None
+
+    def __call__(self, trace: Trace) -> None:
+        if self.error is not None:
+            raise self.error
+        self.traces.append(trace)
+
+
+@dataclass
+class ListObserver:
+    """An observer that is a list."""
+
+    events: list[Observation] = field(default_factory=list)
+
+    async def __call__(self, event: Observation) -> None:
+        self.events.append(event)

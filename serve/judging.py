@@ -1,0 +1,71 @@
+"""Whether a specialist's answer is wrong where the generalist said something else: the task's loss, with the version's own slots.
+
+Owns the reading of a version's slot rules, which say what a text must carry over from its prompt. Without them no loss is
+defined for a text, and it is counted neither for nor against its version.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.agents.contract.loss import Judgement, judge
+from shoal.agents.learning.folder import CARD, file_sha256
+from shoal.agents.learning.slots import SlotRules
+from shoal.agents.registry.records import OutputKind
+from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.errors import CorruptModel
+
+log = logging.getLogger("shoal.serve")
+
+SLOTS = "slots.json"
+
+
+def judge_plainly(
+    version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+) -> Judgement:
+    """The task's loss without slots: undefined for texts."""
+    return judge(kind, request, said, reference.content or "", expected_tool_calls=reference.tool_calls)
+
+
+class SlotJudge:
+    """The task's loss, with the slot rules in the version's folder; each folder is read once.
+
+    Args:
+        folder_of: the folder of a version, by its key; None where it is not on this machine.
+    """
+
+    def __init__(self, folder_of: Callable[[str], Path | None]) -> None:
+        self._folder_of = folder_of
+        self._rules: dict[str, SlotRules | None] = {}
+
+    def __call__(
+        self, version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+    ) -> Judgement:
+        slots = self._rules_of(version_key) if kind is OutputKind.TEXT else None
+        expected = reference.content or ""
+        return judge(kind, request, said, expected, expected_tool_calls=reference.tool_calls, slots=slots)
+
+    def _rules_of(self, version_key: str) -> SlotRules | None:
+        if version_key not in self._rules:
+            try:
+                self._rules[version_key] = read_slot_rules(self._folder_of(version_key))
+            except CorruptModel as error:
+                log.warning("texts of %s are not judged: %s", version_key, error)
+                self._rules[version_key] = None
+        return self._rules[version_key]
+
+
+def read_slot_rules(folder: Path | None) -> SlotRules | None:
+    """The slot rules of a model folder; None where it has none. Raises CorruptModel where they are not what its card says."""
+    if folder is None or not (folder / SLOTS).is_file():
+        return None
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if card["files"][SLOTS] != file_sha256(folder / SLOTS):
+            raise CorruptModel(f"{folder / SLOTS} was altered (SHA-256 differs from its card).")
+        return SlotRules.from_dict(json.loads((folder / SLOTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptModel(f"{folder / SLOTS} cannot be used: {error!r}.", remedy="Learn again.") from None

@@ -1,0 +1,335 @@
+"""A site from outside: started, stopped, looked at. Decides settings and ports; Ray itself is started by `bring_up.py`.
+
+Loads no Ray, so that every command answers at once, also when Ray is what is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shoal.config import Config
+from shoal.errors import Conflict, SiteError
+from shoal.home import Home
+from shoal.nodes.identity import node_identity
+from shoal.nodes.site_key import load_or_create_key
+from shoal.serve.processes import end, find, marks, require_free_port, site_processes
+from shoal.serve.ray_local import (
+    LocalRay,
+    SitePorts,
+    prepare_folder,
+    site_environment,
+    write_haproxy_script,
+    write_token,
+)
+from shoal.serve.site_record import SiteRecord, read_record, write_record
+
+_BRING_UP_TIMEOUT_S = 240
+_STOP_GRACE_S = 4.0
+
+Step = Callable[[str], None]
+
+
+def _silent(step: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What `start_site` did. `already`: the site was up before; `warnings`: for people."""
+
+    record: SiteRecord
+    already: bool = False
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+def start_site(
+    home: Home,
+    config: Config,
+    *,
+    address: str | None = None,
+    dashboard: bool = False,
+    on_step: Step = _silent,
+) -> Started:
+    """Start the site of a data folder and wait until it answers.
+
+    Args:
+        address: a running Ray cluster to join; None for a Ray of its own.
+        on_step: told what is being done, for people.
+
+    Raises:
+        SiteError: a port is in use, Ray does not start or the gateway does not get ready; nothing is left running then.
+        Conflict: the site is up, with other settings.
+        ConfigError: the generalist's key is not set.
+    """
+    home.create()
+    began = time.monotonic()
+    with _only_one(home):
+        existing = read_record(home.site)
+        if existing is not None and is_up(existing):
+            _require_same(existing, config)
+            return Started(record=existing, already=True)
+        if existing is not None:
+            on_step("cleaning up after an earlier site")
+            _stop(home, existing)
+        if config.generalist is not None:
+            config.generalist.api_key()
+        _require_ports(config)
+        load_or_create_key(home.key)
+        record, local = _plan(home, config, address, dashboard)
+        write_record(home.site, record)
+        try:
+            done = _bring_up(home, config, record, local, on_step)
+        except BaseException:
+            _stop(home, record)
+            raise
+        record = replace(
+            record,
+            phase="up",
+            owns_serve=bool(done["owns_serve"]),
+            processes=tuple(marks(site_processes(record.id))),
+        )
+        write_record(home.site, record)
+    return Started(record=record, seconds=time.monotonic() - began, warnings=tuple(done.get("warnings", ())))
+
+
+def stop_site(home: Home, *, on_step: Step = _silent) -> SiteRecord | None:
+    """Stop exactly what `start_site` started, and wait until it is gone. None where nothing was up.
+
+    Raises:
+        SiteError: a process does not end, or the joined cluster does not answer.
+    """
+    if not home.root.is_dir():
+        return None
+    with _only_one(home):
+        record = read_record(home.site)
+        if record is None:
+            return None
+        on_step("stopping the site")
+        _stop(home, record)
+        return record
+
+
+def is_up(record: SiteRecord) -> bool:
+    """Whether the site's Ray and gateway live, as far as one can tell without asking them."""
+    if record.phase != "up":
+        return False
+    if record.mode == "joined":
+        return True
+    names = {p.name() for p in map(find, record.processes) if p is not None}
+    return "raylet" in names and "gcs_server" in names
+
+
+def _require_same(record: SiteRecord, config: Config) -> None:
+    generalist = config.generalist
+    wanted = {
+        "host": config.serve.host,
+        "port": config.serve.port,
+        "gRPC port": config.serve.grpc_port,
+        "generalist": None if generalist is None else generalist.base_url,
+        "model": None if generalist is None else generalist.model,
+    }
+    there = {
+        "host": record.host,
+        "port": record.port,
+        "gRPC port": record.grpc_port,
+        "generalist": record.generalist_url,
+        "model": record.generalist_model,
+    }
+    for name, value in wanted.items():
+        if value != there[name]:
+            raise Conflict(
+                f"The site is up already, with {name} {there[name]} instead of {value}.",
+                remedy="Run `shoal down` first.",
+            )
+
+
+def _require_ports(config: Config) -> None:
+    serve = config.serve
+    if serve.port == serve.grpc_port:
+        raise SiteError(
+            f"HTTP and gRPC cannot share port {serve.port}.", remedy="Name another with --grpc-port."
+        )
+    require_free_port(serve.host, serve.port, what="HTTP", remedy="Name another with --port.")
+    require_free_port(serve.host, serve.grpc_port, what="gRPC", remedy="Name another with --grpc-port.")
+
+
+def _plan(
+    home: Home, config: Config, address: str | None, dashboard: bool
+) -> tuple[SiteRecord, LocalRay | None]:
+    site_id = secrets.token_hex(8)
+    local = None
+    if address is None:
+        local = LocalRay(
+            site_id=site_id,
+            folder=prepare_folder(),
+            token_path=write_token(home),
+            ports=SitePorts.choose(),
+            num_cpus=config.serve.num_cpus,
+            memory_mb=psutil.virtual_memory().total >> 20,
+            tier=node_identity().tier,
+            dashboard=dashboard,
+        )
+        write_haproxy_script(local)
+    generalist = config.generalist
+    record = SiteRecord(
+        id=site_id,
+        mode="joined" if local is None else "local",
+        phase="starting",
+        address=address or (local.address if local else ""),
+        run_folder="" if local is None else str(local.folder),
+        host=config.serve.host,
+        port=config.serve.port,
+        grpc_port=config.serve.grpc_port,
+        generalist_url=None if generalist is None else generalist.base_url,
+        generalist_model=None if generalist is None else generalist.model,
+        started_at=time.time(),
+    )
+    return record, local
+
+
+def _bring_up(
+    home: Home, config: Config, record: SiteRecord, local: LocalRay | None, on_step: Step
+) -> Mapping[str, Any]:
+    job = {
+        "do": "start",
+        "mode": record.mode,
+        "home": str(home.root),
+        "logs": str(home.logs),
+        "config": config.model_dump(mode="json"),
+        "address": record.address,
+        "url": record.url,
+        "ray": None if local is None else asdict(local),
+    }
+    environment = dict(os.environ) if local is None else site_environment(local, os.environ)
+    return _run(job, environment, home, on_step)
+
+
+def _run(job: Mapping[str, Any], environment: Mapping[str, str], home: Home, on_step: Step) -> dict[str, Any]:
+    """Run `bring_up` and follow its lines. Its standard error goes to the log."""
+    log = home.logs / "bring-up.log"
+    answer: dict[str, Any] = {}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shoal.serve.bring_up"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=dict(environment),
+            text=True,
+        )
+        watchdog = threading.Timer(_BRING_UP_TIMEOUT_S, process.kill)
+        watchdog.start()
+        try:
+            if process.stdin is None or process.stdout is None:
+                raise SiteError("The pipes to the start-up program are missing.")
+            with process.stdin as pipe:
+                json.dump(job, pipe, default=str)
+            for line in process.stdout:
+                answer.update(_read_line(line, on_step))
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            watchdog.cancel()
+    if "error" in answer:
+        raise SiteError(answer["error"]["message"], remedy=answer["error"]["remedy"])
+    if "done" not in answer:
+        raise SiteError(
+            f"The start-up program ended without an answer (exit code {process.returncode}).",
+            remedy=f"See {log}.",
+        )
+    done: dict[str, Any] = answer["done"]
+    return done
+
+
+def _read_line(line: str, on_step: Step) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}  # a library that prints
+    if not isinstance(said, dict):
+        return {}
+    if "step" in said:
+        on_step(str(said["step"]))
+    return {name: said[name] for name in ("done", "error") if name in said}
+
+
+def _stop(home: Home, record: SiteRecord) -> None:
+    if record.mode == "joined":
+        if record.phase == "up":
+            job = {
+                "do": "leave",
+                "logs": str(home.logs),
+                "address": record.address,
+                "owns_serve": record.owns_serve,
+            }
+            _run(job, os.environ, home, _silent)
+    else:
+        _stop_local(record)
+    for path in (home.site, home.router_status, home.ray_token):
+        path.unlink(missing_ok=True)
+
+
+def _stop_local(record: SiteRecord) -> None:
+    # first the raylet: it ends its workers, and nothing restarts what is ended after it
+    living = _living(record)
+    first = [p for p in living if _name(p) in ("raylet", "gcs_server")]
+    end(first, grace_s=_STOP_GRACE_S)
+    while rest := _living(record):
+        end(rest, grace_s=_STOP_GRACE_S)
+    folder = Path(record.run_folder)
+    if record.run_folder and folder.name.startswith("shoal-"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _living(record: SiteRecord) -> list[psutil.Process]:
+    recorded = [p for p in map(find, record.processes) if p is not None]
+    found = {p.pid: p for p in [*recorded, *site_processes(record.id)]}
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+@contextlib.contextmanager
+def _only_one(home: Home) -> Iterator[None]:
+    """Two commands must not start or stop the same site at once."""
+    descriptor = os.open(home.root / ".site.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SiteError(
+            f"Another command is starting or stopping the site of {home.root}.",
+            remedy="Wait for it to end.",
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def alive_processes(record: SiteRecord) -> list[psutil.Process]:
+    """The site's processes on this machine."""
+    return _living(record)

@@ -1,0 +1,123 @@
+"""How a site is, from its files, its processes and its own answers over HTTP. Loads no Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from typing import Any
+
+from shoal.config import Config
+from shoal.home import Home
+from shoal.serve.processes import describe, listeners
+from shoal.serve.site import alive_processes, is_up
+from shoal.serve.site_record import SiteRecord, read_record
+
+_ASK_TIMEOUT_S = 2.0
+#: a router actor that has written nothing for so long is away
+_ROUTER_SILENT_S = 5.0
+
+
+def site_status(home: Home, config: Config) -> dict[str, Any]:
+    """Plain data for people and machines: `up`, `site`, `router`, `versions`, `traces`, `processes`, `listeners`, `exposed`.
+
+    `exposed` are the listeners that other machines can reach, by address.
+    """
+    record = read_record(home.site)
+    processes = [] if record is None else alive_processes(record)
+    heard = listeners(processes)
+    return {
+        "up": record is not None and is_up(record),
+        "home": str(home.root),
+        "site": None if record is None else _site(record),
+        "router": _router(home),
+        "versions": _versions(home),
+        "traces": _traces(home, config),
+        "processes": [asdict(view) for view in describe(processes)],
+        "listeners": [asdict(listener) for listener in heard],
+        "exposed": [asdict(listener) for listener in heard if listener.beyond_loopback],
+    }
+
+
+def _site(record: SiteRecord) -> dict[str, Any]:
+    generalist = "none"
+    if record.generalist_url is not None:
+        reached = _reachable(record.generalist_url)
+        generalist = f"{record.generalist_model} at {record.generalist_url} ({reached})"
+    return {
+        "url": record.url,
+        "grpc": record.grpc_address,
+        "answer": _ready(record.url),
+        "generalist": generalist,
+        "ray": record.address,
+        "mode": record.mode,
+        "phase": record.phase,
+        "started_at": record.started_at,
+    }
+
+
+def _ready(url: str) -> str:
+    """`ready`, or why not."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=_ASK_TIMEOUT_S):
+            return "ready"
+    except urllib.error.HTTPError as error:
+        return f"not ready: {error.read(300).decode(errors='replace')}"
+    except OSError as error:
+        return f"no answer: {error}"
+
+
+def _reachable(url: str) -> str:
+    """Whether anything answers there at all; its opinion of the request does not matter."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/models", timeout=_ASK_TIMEOUT_S):
+            return "answers"
+    except urllib.error.HTTPError:
+        return "answers"
+    except (OSError, ValueError) as error:
+        return f"does not answer: {error}"
+
+
+def _router(home: Home) -> dict[str, Any] | None:
+    """What the router actor last said of itself; None where it never said anything."""
+    try:
+        said: dict[str, Any] = json.loads(home.router_status.read_text(encoding="utf-8"))
+        age_s = max(0.0, time.time() - float(said["at"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    trouble = said["trouble"] or said["compact_trouble"]
+    if age_s > _ROUTER_SILENT_S:
+        trouble = f"(away) {trouble}".strip()
+    return {**said, "age_s": age_s, "trouble": trouble}
+
+
+def _versions(home: Home) -> list[dict[str, Any]]:
+    if not home.database.exists():
+        return []
+    from shoal.agents.registry.store import SqlRegistry
+
+    registry = SqlRegistry(home.database)
+    try:
+        names = {task.id: task.name for task in registry.tasks()}
+        return [
+            {
+                "key": version.key,
+                "task": names.get(version.task_id, version.task_id),
+                "number": version.number,
+                "state": str(version.state),
+                "reason": version.reason,
+            }
+            for version in registry.versions()
+        ]
+    finally:
+        registry.close()
+
+
+def _traces(home: Home, config: Config) -> dict[str, Any]:
+    from shoal.agents.traces.store import ParquetTraceStore
+
+    spool = [p.stat().st_size for p in home.spool.glob("*") if p.is_file()] if home.spool.is_dir() else []
+    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    return {"readable": store.count(), "spool_files": len(spool), "spool_mb": sum(spool) / (1 << 20)}

@@ -1,0 +1,226 @@
+"""`shoal up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from shoal.commands._shared import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    err,
+    existing_home,
+    open_home,
+    out,
+    print_json,
+    read_config,
+)
+from shoal.config import Config, parse_config
+from shoal.errors import UsageError
+from shoal.serve.site import Started, start_site, stop_site
+from shoal.serve.site_status import site_status
+
+app = typer.Typer()
+
+
+def with_flags(
+    config: Config,
+    *,
+    generalist: str | None,
+    model: str | None,
+    host: str | None,
+    port: int | None,
+    grpc_port: int | None,
+) -> Config:
+    """The configuration with what the command line says about it.
+
+    Raises:
+        ConfigError: a value that breaks its rule.
+        UsageError: a generalist without a model's name, and none configured.
+    """
+    data = config.model_dump(mode="python")
+    for name, value in (("host", host), ("port", port), ("grpc_port", grpc_port)):
+        if value is not None:
+            data["serve"][name] = value
+    if generalist is not None or model is not None:
+        given = {"base_url": generalist, "model": model}
+        data["generalist"] = {
+            **(data["generalist"] or {}),
+            **{key: value for key, value in given.items() if value is not None},
+        }
+        for key, option in (("base_url", "--generalist URL"), ("model", "--model NAME")):
+            if key not in data["generalist"]:
+                raise UsageError(
+                    "--generalist and --model belong together.", remedy=f"Add {option}.", param=option
+                )
+    return parse_config(data, source="command line")
+
+
+@contextmanager
+def _steps() -> Iterator[Any]:
+    """Shows the step under way on a terminal; nothing elsewhere."""
+    if not err.is_terminal:
+        yield lambda step: None
+        return
+    with err.status("starting") as status:
+        yield lambda step: status.update(escape(step))
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    generalist: Annotated[
+        str | None,
+        typer.Option("--generalist", metavar="URL", help="OpenAI-compatible endpoint of the large model."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The large model's name there.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="HTTP port (8700).")] = None,
+    grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="gRPC port (8701).")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="RAY", help="Join this Ray cluster instead of starting one."),
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Also start Ray's dashboard.")] = False,
+    block: Annotated[bool, typer.Option("--block", help="Stay, and stop the site on Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a site, and return when it answers."""
+    folder = open_home(home)
+    settings = with_flags(
+        read_config(folder, config),
+        generalist=generalist,
+        model=model,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+    )
+    with _steps() as on_step:
+        started = start_site(folder, settings, address=address, dashboard=dashboard, on_step=on_step)
+    for warning in started.warnings:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    if as_json:
+        print_json(_as_json(started, folder.root))
+    else:
+        _tell(started, folder.root)
+    if block:
+        _wait_for_signal()
+        stop_site(folder)
+
+
+def _as_json(started: Started, home: Path) -> dict[str, Any]:
+    record = started.record
+    return {
+        "already_up": started.already,
+        "seconds": round(started.seconds, 1),
+        "url": record.url,
+        "grpc": record.grpc_address,
+        "home": str(home),
+        "ray": record.address,
+        "mode": record.mode,
+        "generalist": (
+            None
+            if record.generalist_url is None
+            else {"base_url": record.generalist_url, "model": record.generalist_model}
+        ),
+        "warnings": list(started.warnings),
+    }
+
+
+def _tell(started: Started, home: Path) -> None:
+    record = started.record
+    how = "is up already" if started.already else f"is up ({started.seconds:.0f} s)"
+    generalist = "none: what no specialist answers gets a clear error"
+    if record.generalist_url is not None:
+        generalist = f"{record.generalist_model} at {record.generalist_url}"
+    out.print(f"The site {how}.", highlight=False)
+    for name, value in (
+        ("HTTP", f"{record.url}/v1"),
+        ("gRPC", record.grpc_address),
+        ("generalist", generalist),
+        ("data", str(home)),
+    ):
+        out.print(f"  {name:<11}{escape(value)}", highlight=False, soft_wrap=True)
+    out.print("Try it:", highlight=False)
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    out.print(
+        f"  curl -s {record.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{escape(body)}'",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print("Stop it: shoal down", highlight=False)
+
+
+def _wait_for_signal() -> None:
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    err.print("Ctrl-C stops the site.")
+    done.wait()
+
+
+@app.command()
+def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Stop the site, and return when nothing of it is left."""
+    folder = existing_home(home)
+    with _steps() as on_step:
+        record = stop_site(folder, on_step=on_step)
+    if as_json:
+        print_json({"stopped": record is not None, "home": str(folder.root)})
+    else:
+        out.print("The site is stopped." if record is not None else "No site was up.")
+
+
+@app.command()
+def status(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say how the site is. Exit code 1 where it is not up."""
+    folder = existing_home(home)
+    found = site_status(folder, read_config(folder, config))
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+    if not found["up"]:
+        raise typer.Exit(1)
+
+
+def _show(found: dict[str, Any]) -> None:
+    def line(name: str, text: str) -> None:
+        out.print(f"  {name:<12}{escape(text)}", highlight=False, soft_wrap=True)
+
+    out.print("The site is up." if found["up"] else "The site is not up.", highlight=False)
+    if found["site"] is not None:
+        site = found["site"]
+        line("HTTP", f"{site['url']}/v1  {site['answer']}")
+        line("gRPC", site["grpc"])
+        line("generalist", site["generalist"])
+        line("Ray", f"{site['ray']} ({site['mode']})")
+    router = found["router"]
+    if router is not None:
+        line(
+            "router",
+            f"epoch {router['epoch']}, seen {router['age_s']:.0f} s ago {router['trouble']}".rstrip(),
+        )
+        line("loaded", ", ".join(router["loaded"]) or "no specialist")
+        for key, why in router["failed"].items():
+            line("failed", f"{key}: {why}")
+    traces = found["traces"]
+    line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
+    if found["processes"]:
+        total = sum(p["rss_mb"] for p in found["processes"])
+        line("processes", f"{len(found['processes'])}, {total} MB resident")
+        for process in found["processes"]:
+            line("", f"{process['pid']:>7} {process['rss_mb']:>5} MB  {process['name']}")
+    for listener in found["exposed"]:
+        line("exposed", f"{listener['address']}:{listener['port']} by {listener['process']}")

@@ -1,0 +1,242 @@
+"""`shoal tasks`: what was found in the traces, and the owner's corrections of it, which outlive relearning."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from shoal.agents.ports import Registry
+from shoal.agents.registry.records import Task
+from shoal.agents.tasks import corrections
+from shoal.agents.tasks.matcher import Matcher
+from shoal.agents.tasks.template import Template
+from shoal.commands._shared import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    existing_home,
+    out,
+    print_json,
+    progress_bar,
+    read_config,
+)
+from shoal.commands._stores import open_registry, open_traces
+from shoal.errors import UsageError
+
+app = typer.Typer(help="Tasks found in the traces, and your corrections of them.", no_args_is_help=True)
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name or id.")]
+_SHOWN_PROMPTS = 5
+_TOLD_STATES = frozenset({"serving", "canary", "shadow", "paused"})
+
+
+@app.command("ls")
+def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """All tasks, most calls first, and why each stays with the generalist or what it waits for."""
+    registry = open_registry(existing_home(home))
+    tasks = [task for task in registry.tasks() if not corrections.is_hidden(task)]
+    tasks.sort(key=lambda task: (-task.calls, task.name))
+    states = {
+        task.id: [f"{v.state} @{v.number}" for v in registry.versions(task.id) if v.state in _TOLD_STATES]
+        for task in tasks
+    }
+    if as_json:
+        print_json({"tasks": [{**_as_dict(task), "specialists": states[task.id]} for task in tasks]})
+        return
+    if not tasks:
+        out.print("No tasks yet. Find some: shoal learn")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task", overflow="fold", max_width=30)
+    table.add_column("answers")
+    table.add_column("calls", justify="right")
+    table.add_column("specialist")
+    table.add_column("why", overflow="fold")
+    for task in tasks:
+        table.add_row(
+            escape(task.name),
+            str(task.output_kind),
+            f"{task.calls:,}",
+            "\n".join(states[task.id][-2:]) or "-",
+            escape("excluded by the owner" if task.excluded else task.reason),
+        )
+    out.print(table)
+
+
+@app.command("show")
+def show(task: TaskArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """One task: how its calls are recognised, and its versions."""
+    registry = open_registry(existing_home(home))
+    found = registry.task(task)
+    versions = registry.versions(found.id)
+    if as_json:
+        print_json({**_as_dict(found), "match": _match_shown(found), "versions": [v.key for v in versions]})
+        return
+    out.print(f"[bold]{escape(found.name)}[/]  {found.id}, {found.output_kind}, {found.calls:,} calls")
+    out.print(escape(found.description), highlight=False)
+    if found.excluded or found.reason:
+        out.print(escape("excluded by the owner" if found.excluded else found.reason), highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _match_shown(found).items():
+        shown = ", ".join(map(str, value[:_SHOWN_PROMPTS])) if isinstance(value, list) else str(value)
+        if isinstance(value, list) and len(value) > _SHOWN_PROMPTS:
+            shown += f", … ({len(value)} in all)"
+        table.add_row(name, escape(shown))
+    out.print(table)
+    for version in versions:
+        out.print(
+            escape(f"@{version.number} {version.kind}, {version.state}: {version.reason}"), highlight=False
+        )
+
+
+@app.command("rename")
+def rename(
+    task: TaskArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name, a slug.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a task another name."""
+    registry = open_registry(existing_home(home))
+    _store(registry, corrections.rename(registry.tasks(), task, name), as_json, f"{task} is {name} now")
+
+
+@app.command("merge")
+def merge(
+    into: Annotated[str, typer.Argument(metavar="INTO", help="The task that stays.")],
+    others: Annotated[list[str], typer.Argument(metavar="TASK…", help="Tasks whose calls are its own.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the calls of other tasks as those of one."""
+    registry = open_registry(existing_home(home))
+    changed = corrections.merge(registry.tasks(), into, others)
+    _store(
+        registry,
+        changed,
+        as_json,
+        f"{', '.join(others)} merged into {changed[0].name}; shoal learn trains it anew",
+    )
+
+
+@app.command("split")
+def split(
+    task: TaskArgument,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the task that is split off.")],
+    contains: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contains",
+            metavar="TEXT",
+            help="Calls whose system prompt or input has this text (repeatable).",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="ID", help="Calls with this prompt, of `tasks show` (repeatable)."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Split calls off a task by a text in them, or by their prompt."""
+    registry = open_registry(existing_home(home))
+    changed = corrections.split(
+        registry.tasks(),
+        task,
+        name=name,
+        contains=contains or (),
+        fingerprints=prompt or (),
+        now=time.time(),
+    )
+    _store(registry, changed, as_json, f"{name} is split off {task}; shoal learn counts and trains it")
+
+
+@app.command("exclude")
+def exclude(
+    task: TaskArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it be learnt again.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a task with the generalist."""
+    registry = open_registry(existing_home(home))
+    said = f"{task} may be learnt again" if undo else f"{task} stays with the generalist"
+    _store(registry, corrections.exclude(registry.tasks(), task, excluded=not undo), as_json, said)
+
+
+@app.command("export")
+def export(
+    file: Annotated[
+        Path, typer.Option("--out", metavar="CSV", help="`id,task` for every trace, - where unclustered.")
+    ],
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the task of every trace, as today's tasks recognise it from its request."""
+    folder = existing_home(home)
+    tasks = open_registry(folder).tasks()
+    names = {task.id: task.name for task in tasks}
+    matcher = Matcher([(task.id, task) for task in tasks])
+    store = open_traces(folder, read_config(folder, config))
+    total = clustered = 0
+    try:
+        with file.open("w", encoding="utf-8", newline="") as sink, progress_bar() as progress:
+            writer = csv.writer(sink)
+            writer.writerow(("id", "task"))
+            for trace in progress.track(store.scan(), total=store.count(), description="exporting"):
+                task_id = matcher.match(trace.chat).task_id
+                writer.writerow((trace.id, "-" if task_id is None else names[task_id]))
+                total += 1
+                clustered += task_id is not None
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be written: {error.strerror}.", remedy="Name a writable file with --out."
+        ) from error
+    if as_json:
+        print_json({"file": str(file), "traces": total, "clustered": clustered})
+        return
+    out.print(f"{total:,} traces, {clustered:,} of them in a task: {escape(str(file))}", highlight=False)
+
+
+def _store(registry: Registry, changed: list[Task], as_json: bool, said: str) -> None:
+    registry.put_tasks(changed)
+    if as_json:
+        print_json({"changed": [_as_dict(task) for task in changed]})
+    else:
+        out.print(escape(said), highlight=False)
+
+
+def _as_dict(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "name": task.name,
+        "output_kind": str(task.output_kind),
+        "calls": task.calls,
+        "description": task.description,
+        "excluded": task.excluded,
+        "reason": task.reason,
+        "created_at": task.created_at,
+    }
+
+
+def _match_shown(task: Task) -> dict[str, Any]:
+    """The part of a task's match data that people can read."""
+    data = task.match
+    shown: dict[str, Any] = {
+        "templates": [Template.from_dict(template).shown() for template in data.get("templates", ())],
+        "prompts": list(data.get("fingerprints", ())),
+        "inputs": list(data.get("structures", ())),
+        "languages": [language or "undecided" for language in data.get("languages", ())],
+        "tools": list(data.get("tool_set", ())),
+        "format": data.get("format") or "text",
+        "split": data.get("split"),
+        "merged_into": data.get("merged_into"),
+    }
+    return {name: value for name, value in shown.items() if value}

@@ -1,0 +1,58 @@
+"""A model folder is refused by name if anything in it is not as its card says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shoal.agents.learning.folder import seal, verify
+from shoal.errors import CorruptModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "vocabulary.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_sealed_folder_verifies(folder: Path) -> None:
+    digest = seal(folder, {"kind": "classifier", "task": "t"})
+    card = verify(folder, digest)
+    assert card["kind"] == "classifier"
+    assert set(card["files"]) == {"weights.safetensors", "sub/vocabulary.json"}
+
+
+def test_an_altered_file_is_named(folder: Path) -> None:
+    seal(folder, {"kind": "classifier"})
+    (folder / "sub" / "vocabulary.json").write_text("[]")
+    with pytest.raises(CorruptModel, match=r"sub/vocabulary\.json was altered"):
+        verify(folder)
+
+
+def test_a_missing_and_an_added_file_are_named(folder: Path) -> None:
+    seal(folder, {"kind": "classifier"})
+    (folder / "extra.bin").write_bytes(b"x")
+    with pytest.raises(CorruptModel, match=r"extra\.bin is not on the model's card"):
+        verify(folder)
+    (folder / "extra.bin").unlink()
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(CorruptModel, match=r"weights\.safetensors is missing"):
+        verify(folder)
+
+
+def test_a_card_that_was_swapped_is_refused(folder: Path) -> None:
+    digest = seal(folder, {"kind": "classifier"})
+    seal(folder, {"kind": "micro_lm"})
+    with pytest.raises(CorruptModel, match="not the card that was registered"):
+        verify(folder, digest)
+
+
+def test_no_card_and_a_broken_card_are_clear_errors(folder: Path) -> None:
+    with pytest.raises(CorruptModel, match="has no"):
+        verify(folder)
+    (folder / "card.json").write_text("{}")
+    with pytest.raises(CorruptModel, match="is not a model card"):
+        verify(folder)

@@ -1,0 +1,113 @@
+"""`shoal tasks`, on a data folder with a small log."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.tasks.finder import find_tasks
+from shoal.agents.traces.store import ParquetTraceStore
+from shoal.agents.traces.trace import Trace, TraceId
+from shoal.commands._shared import run_app
+from shoal.commands.tasks import app
+from shoal.home import Home
+
+PROMPTS = {"Sort the complaints of our shop's customers.": "late", "Name the mood of the message.": "angry"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "site").create()
+    traces = []
+    for prompt, label in PROMPTS.items():
+        for n in range(30):
+            messages = [
+                {"role": "system", "content": prompt},
+                {"role": "user", "content": f"My {'lamp' if n % 3 else 'tent'} number {n} is late"},
+            ]
+            traces.append(
+                Trace(
+                    id=TraceId(f"{label}-{n}"),
+                    request={"model": "big", "messages": messages},
+                    response={"choices": [{"message": {"role": "assistant", "content": label}}]},
+                    timestamp=float(n),
+                )
+            )
+    stray = {"model": "big", "messages": [{"role": "user", "content": "Hello"}]}
+    traces.append(Trace(id=TraceId("stray"), request=stray, response=traces[0].response, timestamp=99.0))
+    store = ParquetTraceStore(home)
+    store.add(traces)
+    registry = SqlRegistry(home.database)
+    registry.put_tasks(find_tasks(store.scan(), known=(), seed=0, now=1.0).tasks)
+    registry.close()
+    return home
+
+
+def shoal_tasks(home: Home, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Exit code and what was printed; read, where it is JSON."""
+    code = run_app(app, [*arguments, "--home", str(home.root)])
+    printed = capsys.readouterr().out
+    return code, json.loads(printed) if "--json" in arguments else printed
+
+
+def names(home: Home, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    return {task["name"] for task in shoal_tasks(home, capsys, "ls", "--json")[1]["tasks"]}
+
+
+def test_ls_fits_a_terminal_and_names_every_task(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = shoal_tasks(home, capsys, "ls")
+    assert code == 0
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    for name in names(home, capsys):
+        assert name in printed
+
+
+def test_show_tells_how_calls_are_recognised(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in names(home, capsys):
+        code, printed = shoal_tasks(home, capsys, "show", name)
+        assert code == 0
+        assert "templates" in printed
+        assert shoal_tasks(home, capsys, "show", name, "--json")[1]["match"]["inputs"] == ["text"]
+
+
+def test_export_has_a_line_for_every_trace(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    file = home.root / "tasks.csv"
+    code, told = shoal_tasks(home, capsys, "export", "--out", str(file), "--json")
+    assert (code, told) == (0, {"file": str(file), "traces": 61, "clustered": 60})
+    rows = {row["id"]: row["task"] for row in csv.DictReader(file.open(encoding="utf-8"))}
+    assert rows.pop("stray") == "-"
+    assert {task for trace, task in rows.items() if trace.startswith("late")} == {rows["late-0"]}
+    assert set(rows.values()) == names(home, capsys)
+
+
+def test_corrections_are_stored_and_exported(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = sorted(names(home, capsys))
+    assert shoal_tasks(home, capsys, "rename", first, "mood")[0] == 0
+    assert shoal_tasks(home, capsys, "split", "mood", "--name", "tents", "--contains", "tent")[0] == 0
+    assert shoal_tasks(home, capsys, "exclude", second)[0] == 0
+    assert names(home, capsys) == {"mood", second, "tents"}
+    file = home.root / "tasks.csv"
+    shoal_tasks(home, capsys, "export", "--out", str(file))
+    rows = [row["task"] for row in csv.DictReader(file.open(encoding="utf-8"))]
+    assert {name: rows.count(name) for name in ("mood", second, "tents", "-")} == {
+        "mood": 20,
+        second: 30,
+        "tents": 10,
+        "-": 1,
+    }
+    assert shoal_tasks(home, capsys, "merge", second, "mood")[0] == 0
+    assert names(home, capsys) == {second, "tents"}
+
+
+def test_a_wrong_name_is_one_clear_error(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = shoal_tasks(home, capsys, "show", "nobody", "--json")
+    assert code == 1
+    assert told["error"]["message"] == "There is no task 'nobody'."
+    name = min(names(home, capsys))
+    assert shoal_tasks(home, capsys, "rename", name, "Not a slug")[0] == 2
+    assert run_app(app, ["ls", "--home", str(home.root / "elsewhere")]) == 2
