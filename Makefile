@@ -43,6 +43,9 @@ format: install  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+proto: install  ## generate the gRPC code from serve/proto/shoal/v1/shoal.proto
+	$(BIN)/python -m shoal.serve.proto.generate
+
 bench: install  ## all measurements that need no other data than their own
 	@for file in bench/*.py; do case $$file in bench/_*) ;; *) $(BIN)/python $$file;; esac; done
 

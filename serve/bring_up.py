@@ -24,6 +24,7 @@ from shoal.errors import ShoalError, SiteError
 from shoal.home import Home
 
 _READY_TIMEOUT_S = 90
+_LOAD_TIMEOUT_S = 30
 _NEEDED = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
@@ -91,6 +92,8 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
             remedy=f"See {job['logs']} for the whole story.",
         ) from error
     _wait_ready(job["url"])
+    say("step", "loading specialists")
+    _wait_loaded(home)
     return {"owns_serve": owns_serve, "warnings": warnings}
 
 
@@ -192,6 +195,19 @@ def _wait_ready(url: str) -> None:
         f"The gateway is not ready after {_READY_TIMEOUT_S} s: {last}",
         remedy="See the logs in the data folder, and the machine's load.",
     )
+
+
+def _wait_loaded(home: Home) -> None:
+    """Wait until what should be loaded is, or cannot be. After a while the site goes on without: the generalist answers."""
+    deadline = time.monotonic() + _LOAD_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            said = json.loads(home.router_status.read_text(encoding="utf-8"))
+            if said["read"] and set(said["wanted"]) <= {*said["loaded"], *said["failed"]}:
+                return
+        except (OSError, ValueError, KeyError):
+            pass  # the actor has not written it yet
+        time.sleep(0.1)
 
 
 def _last_line(text: str) -> str:

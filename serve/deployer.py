@@ -43,8 +43,9 @@ class ServeHandle:
         said: Mapping[str, Any] = await self._handle.ask.remote(key, body)
         return said
 
-    async def ping(self) -> object:
-        return await self._handle.ping.remote()
+    async def ping(self) -> Mapping[str, Any]:
+        said: Mapping[str, Any] = await self._handle.ping.remote()
+        return said
 
     async def report(self) -> Mapping[str, Any]:
         said: Mapping[str, Any] = await self._handle.report.remote()
@@ -58,6 +59,7 @@ def specialist_application(name: str, versions: Sequence[Mapping[str, str]], opt
         name=DEPLOYMENT,
         num_replicas=1,
         max_ongoing_requests=256,
+        logging_config={"enable_access_log": False},
         health_check_period_s=1,
         # loading a model may hold the interpreter for seconds
         health_check_timeout_s=15,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from shoal.agents.routing.router import Router
@@ -24,15 +24,21 @@ _RETRY_S = 0.25
 Fetch = Callable[[str, float], Awaitable[Mapping[str, Any] | None]]
 
 
+def _ignore(applications: Iterable[str]) -> None:
+    return None
+
+
 class Follower:
     """Call `start` in the event loop of the gateway.
 
     Args:
         fetch: raises whatever it likes while the actor is away.
+        on_where: told the applications that are asked from now on; called in the event loop.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, on_where: Callable[[Iterable[str]], None] = _ignore) -> None:
         self._fetch = fetch
+        self._on_where = on_where
         self._router: Router | None = None
         self._where: Mapping[str, str] = {}
         self._token = ""
@@ -58,6 +64,7 @@ class Follower:
         # two assignments without an await between them: no call sees a half
         self._where = dict(where)
         self._token = token
+        self._on_where(set(where.values()))
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._follow())

@@ -23,7 +23,7 @@ from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.router_state import versions_to_load
-from shoal.agents.routing.snapshot import build_snapshot
+from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
 from shoal.errors import StorageFull
@@ -102,8 +102,8 @@ class Gateway:
         )
         #: the router actor; its handle outlives its restarts
         self._actor: Any = None
-        self._follower = Follower(self._fetch)
         self._specialists = RemoteSpecialists(ServeHandle, lambda: self._follower.where, clock)
+        self._follower = Follower(self._fetch, self._specialists.expect)
         room = RoomKeeper(self._home.root, self._config.storage.min_free_mb)
         self._auth = Authenticator(
             SqlKeys(self._registry),
@@ -127,7 +127,7 @@ class Gateway:
             admit=room.admit,
             charge=self._auth.charge,
         )
-        await asyncio.to_thread(self._read_registry)
+        self._follower.take(*await asyncio.to_thread(self._read_registry))
         self._follower.start()
         self._grpc = await start_grpc(
             self._service,
@@ -197,7 +197,7 @@ class Gateway:
             self._actor = await asyncio.to_thread(ray.get_actor, ROUTER_NAME, namespace=NAMESPACE)
         return self._actor
 
-    def _read_registry(self) -> None:
+    def _read_registry(self) -> tuple[Snapshot, dict[str, str]]:
         """A first snapshot of one's own: a gateway answers whether or not the router actor lives."""
         epoch = self._registry.epoch()
         versions = self._registry.versions()
@@ -208,7 +208,7 @@ class Gateway:
             canary_share=self._config.rollout.canary_share,
         )
         loaded = versions_to_load(snapshot, versions)
-        self._follower.take(snapshot, place(loaded, self._config.placement, self._home.models))
+        return snapshot, place(loaded, self._config.placement, self._home.models)
 
 
 def gateway_application(home: Home, config: Config, *, pin: Mapping[str, float] | None = None) -> Any:
@@ -218,6 +218,8 @@ def gateway_application(home: Home, config: Config, *, pin: Mapping[str, float] 
         name="gateway",
         num_replicas=1,
         max_ongoing_requests=1024,
+        # a line for each call, written on the path of the call, is what the traces are for
+        logging_config={"enable_access_log": False},
         health_check_period_s=1,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.2,

@@ -6,8 +6,10 @@ ever ended by its name. Knows nothing of Ray.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
+import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -151,6 +153,14 @@ def _listeners(processes: Iterable[psutil.Process]) -> Iterator[Listener]:
                 )
 
 
+def drain(proxies: Sequence[psutil.Process], *, grace_s: float) -> None:
+    """Tell HAProxy processes to finish the connections that they have, and wait a while for it."""
+    for process in proxies:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGUSR1)
+    psutil.wait_procs(list(proxies), timeout=grace_s)
+
+
 def end(processes: Sequence[psutil.Process], *, grace_s: float) -> None:
     """Ask the processes to end, wait, then kill what is left. Returns when they are gone.
 
@@ -171,10 +181,8 @@ def end(processes: Sequence[psutil.Process], *, grace_s: float) -> None:
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:
-    try:
+    with contextlib.suppress(psutil.Error):
         process.kill() if kill else process.terminate()
-    except psutil.Error:
-        return
 
 
 def require_free_port(host: str, port: int, *, what: str, remedy: str) -> None:

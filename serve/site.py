@@ -27,7 +27,7 @@ from shoal.errors import Conflict, SiteError
 from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
-from shoal.serve.processes import end, find, marks, require_free_port, site_processes
+from shoal.serve.processes import drain, end, find, marks, require_free_port, site_processes
 from shoal.serve.ray_local import (
     LocalRay,
     SitePorts,
@@ -39,7 +39,8 @@ from shoal.serve.ray_local import (
 from shoal.serve.site_record import SiteRecord, read_record, write_record
 
 _BRING_UP_TIMEOUT_S = 240
-_STOP_GRACE_S = 4.0
+_DRAIN_S = 1.5
+_STOP_GRACE_S = 2.0
 
 Step = Callable[[str], None]
 
@@ -289,10 +290,12 @@ def _stop(home: Home, record: SiteRecord) -> None:
 
 
 def _stop_local(record: SiteRecord) -> None:
-    # first the raylet: it ends its workers, and nothing restarts what is ended after it
     living = _living(record)
-    first = [p for p in living if _name(p) in ("raylet", "gcs_server")]
-    end(first, grace_s=_STOP_GRACE_S)
+    # HAProxy takes no more calls, and is given a moment for those under way
+    drain([p for p in living if _name(p) == "haproxy"], grace_s=_DRAIN_S)
+    # then the raylet: it ends its workers, and nothing restarts what is ended after it
+    end([p for p in living if _name(p) in ("raylet", "gcs_server")], grace_s=_STOP_GRACE_S)
+    end(living, grace_s=_STOP_GRACE_S)
     while rest := _living(record):
         end(rest, grace_s=_STOP_GRACE_S)
     folder = Path(record.run_folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 from shoal.serve.batching import Batcher
+from shoal.serve.specialist_client import this_machine
 
 log = logging.getLogger("shoal.serve")
 
@@ -84,9 +86,9 @@ class SpecialistHost:
             "corrupt": sorted(key for key, (_, final) in self._failed.items() if final),
         }
 
-    async def ping(self) -> bool:
-        """Answers at once where the replica lives."""
-        return True
+    async def ping(self) -> dict[str, Any]:
+        """Answers at once where the replica lives: `machine` and `pid`."""
+        return {"machine": this_machine(), "pid": os.getpid()}
 
     def _missing(self) -> list[str]:
         return [

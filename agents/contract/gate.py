@@ -163,9 +163,7 @@ def decide(
     return Verdict(outcome="pass", reasons=(reason,), figures=figures)
 
 
-def _figures(
-    kind: OutputKind, held_out: Sequence[HeldOut], calibration: Calibration
-) -> dict[str, Figure]:
+def _figures(kind: OutputKind, held_out: Sequence[HeldOut], calibration: Calibration) -> dict[str, Figure]:
     answered = [h for h in held_out if h.confidence >= calibration.threshold]
     figures = {
         "right_all": share(sum(not h.wrong for h in held_out), len(held_out)),

@@ -93,7 +93,9 @@ def judge(
     `slots` finds that it drops or invents a value of its prompt; without `slots` no loss is defined for it.
     """
     if bool(expected_tool_calls) != bool(given_tool_calls):
-        reason = "calls a function where none is asked for" if given_tool_calls else "a function should be called"
+        reason = (
+            "calls a function where none is asked for" if given_tool_calls else "a function should be called"
+        )
         return Judgement(wrong=True, reasons=(reason,))
     if kind == OutputKind.TEXT and not expected_tool_calls:
         if slots is None:

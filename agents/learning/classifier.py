@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 
 from shoal.agents.learning.answers import AnswerSet
 from shoal.agents.learning.prompts import PromptSet
-from shoal.agents.learning.text_features import Reading, Vocabulary, has_context
+from shoal.agents.learning.text_features import Reading, Vocabulary, encode_all, has_context
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.errors import DataError
 
@@ -34,8 +34,12 @@ _MAX_BYTES = 36_000_000
 _BYTES_PER_TERM = 24
 #: read what was said before where at least this share of the calls have any
 _CONTEXT_SHARE = 0.1
+#: nominal speed: the hinge model takes this many seconds for each call and answer
+_HINGE_SECONDS = 6e-6
+#: share of the budget that each of the two models may take
+_BUDGET_SHARE = 0.4
 #: logistic regression: one pass costs about this many seconds per non-zero weight and answer, on one nominal core
-_SECONDS_PER_CELL = 1.2e-9
+_SECONDS_PER_CELL = 1.8e-9
 _MOST_PASSES = 60
 _FEWEST_PASSES = 15
 #: the hinge model reaches its tolerance long before
@@ -72,6 +76,10 @@ def train_classifier(
     answers = AnswerSet.fit([e.content for e in train])
     labels = answers.indices([e.content for e in train])
     kept = [(e, y) for e, y in zip(train, labels, strict=True) if y >= 0]
+    affordable = int(_BUDGET_SHARE * context.seconds / (_HINGE_SECONDS * len(answers.keys)))
+    if len(kept) > affordable:
+        picked = np.random.default_rng(context.seed).permutation(len(kept))[: max(affordable, 100)]
+        kept = [kept[i] for i in sorted(picked.tolist())]
     examples, y_train = [e for e, _ in kept], np.array([y for _, y in kept])
     y_choose = np.array(answers.indices([e.content for e in choose]), dtype=np.int64)
 
@@ -92,10 +100,10 @@ def train_classifier(
     )
     if not len(vocabulary.idf):
         raise DataError("Its calls share no words that a label could be told by.")
-    features, _ = _encode(vocabulary, examples, asked)
+    features, _ = encode_all(vocabulary, [e.request for e in examples], asked)
     choose_place = [prompts.index(e.request) for e in choose]
     choose_asked = [p if prompts.several else -1 for p in choose_place]
-    choose_features, known = _encode(vocabulary, choose, choose_asked)
+    choose_features, known = encode_all(vocabulary, [e.request for e in choose], choose_asked)
     allowed = _allowed(place, y_train, max(1, len(prompts.keys)), len(answers.keys))
     _stop_if_asked(context)
 
@@ -131,22 +139,6 @@ def train_classifier(
             "left_out": len(train) - len(examples),
         },
     )
-
-
-def _encode(
-    vocabulary: Vocabulary, examples: Sequence[Example], prompts: Sequence[int]
-) -> tuple[csr_matrix, Matrix]:
-    rows, values, ends, known = [], [], [0], []
-    for example, prompt in zip(examples, prompts, strict=True):
-        at, weight, share = vocabulary.encode(example.request, prompt)
-        rows.append(at)
-        values.append(weight)
-        ends.append(ends[-1] + len(at))
-        known.append(share)
-    shape = (len(examples), len(vocabulary.idf))
-    if not examples:
-        return csr_matrix(shape), np.zeros(0)
-    return csr_matrix((np.concatenate(values), np.concatenate(rows), ends), shape=shape), np.array(known)
 
 
 def _allowed(place: Sequence[int], y: NDArray[np.int64], prompts: int, answers: int) -> NDArray[np.bool_]:
@@ -200,9 +192,9 @@ def _logistic(features: csr_matrix, y: NDArray[np.int64], answers: int, passes: 
 
 
 def _passes(features: csr_matrix, answers: int, seconds: float) -> int:
-    """Passes of the logistic model within half of the budget, by nominal speed; 0 where it would get too few."""
-    per_pass = (2.0 * features.nnz + features.shape[1]) * answers * _SECONDS_PER_CELL + 1e-3
-    passes = min(_MOST_PASSES, int(0.5 * seconds / per_pass))
+    """Passes of the logistic model within its share of the budget, by nominal speed; 0 where it would get too few."""
+    per_pass = (features.nnz + features.shape[1]) * answers * _SECONDS_PER_CELL + 1e-3
+    passes = min(_MOST_PASSES, int(_BUDGET_SHARE * seconds / per_pass))
     return passes if passes >= _FEWEST_PASSES else 0
 
 
@@ -214,8 +206,9 @@ def _masked(logits: Matrix, place: NDArray[np.int64], allowed: NDArray[np.bool_]
 
 
 def _softmax(logits: Matrix) -> Matrix:
-    odds: Matrix = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    out: Matrix = odds / odds.sum(axis=1, keepdims=True)
+    return out
 
 
 def _temperature(logits: Matrix, y: NDArray[np.int64]) -> float:

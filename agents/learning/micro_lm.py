@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shoal.agents.learning.delex import Neighbours, delexicalise, learn_neighbours, missing
+from shoal.agents.learning.delex import Neighbours, delexicalise, learn_neighbours, missing, relexicalise
 from shoal.agents.learning.forms import digit_groups, tidy
 from shoal.agents.learning.micro_lm_tokens import PAD, Vocabulary, build_vocabulary
 from shoal.agents.learning.slots import Prompt, Ref, Slot, SlotRules, learn_slot_rules, numbers_of
@@ -40,6 +40,9 @@ BATCH = 32
 PIECES = 3000
 PEAK_RATE = 3e-3
 EVALUATIONS = 10
+#: shares of the pairs that are enough to leave all others out, see `faithful`
+HEEDING_SHARE = 0.35
+WHOLE_SHARE = 0.25
 IGNORED = -100
 
 
@@ -87,16 +90,26 @@ def make_pairs(examples: Sequence[Example], rules: SlotRules, neighbours: Neighb
 def faithful(pairs: Sequence[Pair], rules: SlotRules) -> list[Pair]:
     """The pairs from which a model may learn: those whose answers lack no required value and invent no number.
 
-    Where hardly any do, answers that lack one value are taken too: better than nothing to learn from.
+    Of these the ones that heed every value that steers the wording, where they are enough. Where hardly any answer
+    carries all values, those that lack one are taken too: better than nothing to learn from.
     """
-    kept: list[list[Pair]] = [[], []]
+    whole: list[Pair] = []
+    heeding: list[Pair] = []
+    lacking_one: list[Pair] = []
     for pair in pairs:
         literal = " ".join(part for part in pair.answer if isinstance(part, str))
-        invented = set(digit_groups(literal)) - numbers_of(pair.prompt) - rules.numbers
+        if not literal or set(digit_groups(literal)) - numbers_of(pair.prompt) - rules.numbers:
+            continue
         lacking = len(missing(pair.answer, pair.slots))
-        if not invented and lacking <= 1 and pair.answer:
-            kept[lacking].append(pair)
-    return kept[0] if len(kept[0]) >= 0.25 * len(pairs) else kept[0] + kept[1]
+        if lacking == 0:
+            whole.append(pair)
+            if not rules.unheeded(pair.prompt, relexicalise(pair.answer, pair.slots)):
+                heeding.append(pair)
+        elif lacking == 1:
+            lacking_one.append(pair)
+    if len(heeding) >= HEEDING_SHARE * len(pairs):
+        return heeding
+    return whole if len(whole) >= WHOLE_SHARE * len(pairs) else whole + lacking_one
 
 
 def train_micro_lm(

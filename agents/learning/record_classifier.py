@@ -147,7 +147,9 @@ def _grow(
 ) -> tuple[RecordSpec, Any, int]:
     features = spec.matrix(records)
     if not features.shape[1]:
-        raise DataError("Its records have no field that differs from call to call in a way that could decide.")
+        raise DataError(
+            "Its records have no field that differs from call to call in a way that could decide."
+        )
     per_tree = features.size * columns * np.log2(len(records) + 2) / _VALUES_PER_SECOND
     trees = int(np.clip(0.3 * context.seconds / max(per_tree, 1e-6), 50, _TREES))
     leaves = max(2, int(_MAX_BYTES / (trees * (2 * (int(y.max()) + 1) + 48))))

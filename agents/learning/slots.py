@@ -169,6 +169,7 @@ class SlotRules:
         numbers: numbers that answers of this task write although no prompt has them.
         lexicon: values of required slots that answers never write unless their prompt has them.
         signs: by kind of place, words that answers only use where the value is positive (1) or negative (-1).
+        evidence: by `path=value` of a value that steers the wording: words of which one shows that it was heeded.
         system: common start and end of the task's system prompts; what stands between them varies.
     """
 
@@ -181,6 +182,7 @@ class SlotRules:
     numbers: frozenset[str] = frozenset()
     lexicon: frozenset[str] = frozenset()
     signs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    evidence: Mapping[str, frozenset[str]] = field(default_factory=dict)
     system: tuple[str, str] = ("", "")
 
     def prompt(self, request: ChatRequest) -> Prompt:
@@ -235,6 +237,14 @@ class SlotRules:
         out += [f"invented value: {value}" for value in self._strange(whole, answer)]
         return out + self._contradictions(prompt, slots, answer)
 
+    def unheeded(self, prompt: Prompt, answer: str) -> list[str]:
+        """Values that should steer the wording, but of which no usual word stands in the answer: a hint, no error."""
+        if not self.evidence:
+            return []
+        words = set(_WORDS.findall(answer.lower())) | set(digit_groups(answer))
+        tags = dict.fromkeys(tag_of(leaf) for leaf in prompt.leaves)
+        return [tag for tag in tags if (usual := self.evidence.get(tag)) and not usual & words]
+
     def _strange(self, source: str, answer: str) -> list[str]:
         found = [v for v in self.lexicon if v in answer and find_spans(answer, v) and not carries(source, v)]
         return sorted(v for v in found if not any(v != other and v in other for other in found))
@@ -267,6 +277,7 @@ class SlotRules:
             "numbers": sorted(self.numbers),
             "lexicon": sorted(self.lexicon),
             "signs": {k: dict(v) for k, v in self.signs.items()},
+            "evidence": {k: sorted(v) for k, v in self.evidence.items()},
             "system": list(self.system),
         }
 
@@ -283,8 +294,14 @@ class SlotRules:
             numbers=frozenset(data["numbers"]),
             lexicon=frozenset(data["lexicon"]),
             signs={k: dict(v) for k, v in data["signs"].items()},
+            evidence={k: frozenset(v) for k, v in data["evidence"].items()},
             system=(data["system"][0], data["system"][1]),
         )
+
+
+def tag_of(leaf: Leaf) -> str:
+    """`path=value`, list positions left out."""
+    return f"{general_path(leaf.path)}={leaf.text}"
 
 
 def numbers_of(prompt: Prompt) -> set[str]:

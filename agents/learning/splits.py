@@ -72,7 +72,9 @@ def check_split(split: Split) -> None:
         for example in part:
             for key in (f"group {example.group}", f"call {example.id}"):
                 if owner.setdefault(key, name) != name:
-                    raise ValueError(f"{key} stands in both {owner[key]} and {name}; a split must keep it whole.")
+                    raise ValueError(
+                        f"{key} stands in both {owner[key]} and {name}; a split must keep it whole."
+                    )
 
 
 def request_key(request: ChatRequest) -> str:

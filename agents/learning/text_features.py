@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from shoal.agents.traces.chat import ChatRequest, text_of
 
@@ -133,7 +134,9 @@ class Vocabulary:
         idf = np.array([math.log((1 + count) / (1 + n)) + 1 for _, _, n in kept], dtype=np.float32)
         return cls(terms=terms, idf=idf, reading=reading)
 
-    def encode(self, request: ChatRequest, prompt: int) -> tuple[NDArray[np.intp], NDArray[np.float32], float]:
+    def encode(
+        self, request: ChatRequest, prompt: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32], float]:
         """The rows that a request has, the weight of each, and the share of its character n-grams that are known.
 
         Counts are damped (1 + log) and weighted by idf, and each field has Euclidean norm 1.
@@ -183,3 +186,20 @@ class Vocabulary:
             idf=idf,
             reading=Reading(context=bool(data["context"]), system=bool(data["system"])),
         )
+
+
+def encode_all(
+    vocabulary: Vocabulary, requests: Sequence[ChatRequest], prompts: Sequence[int]
+) -> tuple[csr_matrix, NDArray[np.float64]]:
+    """Features of many requests, shape (requests, rows), and the share of known n-grams of each."""
+    rows, values, ends, known = [], [], [0], []
+    for request, prompt in zip(requests, prompts, strict=True):
+        at, weight, share = vocabulary.encode(request, prompt)
+        rows.append(at)
+        values.append(weight)
+        ends.append(ends[-1] + len(at))
+        known.append(share)
+    shape = (len(requests), len(vocabulary.idf))
+    if not requests:
+        return csr_matrix(shape), np.zeros(0)
+    return csr_matrix((np.concatenate(values), np.concatenate(rows), ends), shape=shape), np.array(known)

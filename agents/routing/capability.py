@@ -17,7 +17,32 @@ from shoal.agents.traces.chat import ChatRequest
 
 #: settings that change nothing about a deterministic answer
 _HARMLESS = frozenset(
-    ["model", "messages", "tools", "metadata", "user", "stream", "stream_options", "seed", "store", "response_format", "n", "logprobs", "top_logprobs", "temperature", "top_p", "max_tokens", "max_completion_tokens", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "reasoning_effort", "parallel_tool_calls", "prediction"]
+    [
+        "model",
+        "messages",
+        "tools",
+        "metadata",
+        "user",
+        "stream",
+        "stream_options",
+        "seed",
+        "store",
+        "response_format",
+        "n",
+        "logprobs",
+        "top_logprobs",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "reasoning_effort",
+        "parallel_tool_calls",
+        "prediction",
+    ]
 )
 #: values that mean the same as leaving a setting out
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {

@@ -202,7 +202,8 @@ class Router:
 _HOW = {
     "fingerprint": "its prompt",
     "template": "the template of its prompt",
-    "text": "the words of its input",
+    "layout": "its prompt and the layout of its input",
+    "text": "its prompt and the words of its input",
     "owner": "its prompt and the owner's correction",
 }
 

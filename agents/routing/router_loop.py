@@ -88,6 +88,8 @@ class Update:
 class Standing:
     """How the actor is, for `shoal status`."""
 
+    #: the registry was read, so that `wanted` means something
+    read: bool = False
     epoch: int = 0
     wanted: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
@@ -152,6 +154,7 @@ class RouterLoop:
             if epoch != self._epoch:
                 self._carry_out(self._state.handle(self._read(epoch)))
                 self._epoch = epoch
+                self.standing.read = True
             counts: dict[tuple[str, str], list[int]] = {}
             while True:
                 try:

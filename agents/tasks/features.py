@@ -6,12 +6,15 @@ Pure functions of a request; answers are never read here, because a call must be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
+from shoal.agents.curation.recognise import find_personal_data
+from shoal.agents.curation.scrub import RECOGNISERS
 from shoal.agents.tasks.language import UNDECIDED, language_of
 from shoal.agents.tasks.shapes import RECORDS, Structure, structure_of
 from shoal.agents.tasks.template import content_words, mask, normal, tokens_of
@@ -30,6 +33,16 @@ def digest(*parts: str) -> str:
     return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP)_\d{1,6}>")
+
+
+def _without_personal_data(text: str) -> str:
+    """Personal data and its pseudonyms as masks: traces are scrubbed, live requests are not, and both must look the same."""
+    for finding in reversed(find_personal_data(text, RECOGNISERS)):
+        text = f"{text[: finding.start]}<{finding.kind}>{text[finding.end :]}"
+    return _PSEUDONYM.sub(lambda match: f"<{match.group(1).lower()}>", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A system prompt, masked. `text` is in the normal form that templates search."""
@@ -39,7 +52,7 @@ class Prompt:
 
     @classmethod
     def of(cls, system_text: str) -> Prompt:
-        masked = mask(system_text)
+        masked = mask(_without_personal_data(system_text))
         return cls(masked=masked, text=normal(tokens_of(masked)))
 
 

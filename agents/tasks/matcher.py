@@ -61,8 +61,8 @@ class Match:
 
     Attributes:
         task_id: None where the request belongs to no task.
-        how: `fingerprint`, `template`, `text` (the words decided between tasks of one prompt), `owner` (by an owner's
-            correction), or `none`.
+        how: `fingerprint`, `template`, `layout` or `text` (the layout or the words of the input decided between tasks of
+            one prompt), `owner` (by an owner's correction), or `none`.
         novelty: with a task: the request fits, but is new in this respect; whether a specialist may still be asked is
             the router's decision (`agents/routing/router.py`). Without one: what is new.
         reason: the same in plain words.
@@ -183,6 +183,8 @@ class Matcher:
             )
         if len(fitting) > 1:
             how, fitting = "text", [_by_words(fitting, features)]
+        elif len(candidates) > 1:
+            how = "layout"
         known = fitting[0]
         spoken = language(features)
         if spoken != UNDECIDED and spoken not in known.languages:

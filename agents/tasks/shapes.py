@@ -30,31 +30,11 @@ _KEY_LIST = re.compile(
     r"\s*([\w][\w .-]{0,40}?)\s*(?:\[[^\[\]]*\]|=\s*(?:\"[^\"]*\"|[^\s,;=]+))\s*(?:[,;|]\s*|$)"
 )
 _LINE_KEY = re.compile(r"\s*[-*]?\s*\"?([^\W\d][\w ./()-]{0,40}?)\"?\s*[:=]\s*(.*)$")
-_ROLES = frozenset(
-    [
-        "user",
-        "assistant",
-        "system",
-        "human",
-        "ai",
-        "agent",
-        "customer",
-        "client",
-        "bot",
-        "operator",
-        "caller",
-        "support",
-        "rep",
-        "doctor",
-        "patient",
-        "speaker",
-        "interviewer",
-        "student",
-        "teacher",
-        "host",
-        "guest",
-    ]
+_ROLES_TEXT = (
+    "user assistant system human ai agent customer client bot operator caller support rep doctor "
+    "patient speaker interviewer student teacher host guest"
 )
+_ROLES = frozenset(_ROLES_TEXT.split())
 _ROLE_LINE = re.compile(r"\s*[\[*]*([A-Za-z][\w .-]{0,24}?)[\]*]*\s*:\s", re.ASCII)
 _MAX_RECORD_CHARS = 200_000
 

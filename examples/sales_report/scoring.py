@@ -130,8 +130,8 @@ def share(rows: Sequence[Row], test: Callable[[Row], bool]) -> float | None:
     return sum(map(test, rows)) / len(rows) if rows else None
 
 
-def traffic(rows: Sequence[Row], price: Price) -> dict[str, Any]:
-    """Who answered, how fast and at what price, of some rows. Latencies in milliseconds, cost in USD per 1,000 calls."""
+def traffic(rows: Sequence[Row], price: Price | None) -> dict[str, Any]:
+    """Who answered, how fast and at what price (None where none is known). Latencies in ms, cost in USD per 1,000 calls."""
     answered = [row for row in rows if row.answer is not None]
     latencies = [row.latency_ms for row in answered]
     by_specialist = [row.latency_ms for row in answered if row.by_specialist]
@@ -143,11 +143,13 @@ def traffic(rows: Sequence[Row], price: Price) -> dict[str, Any]:
         "latency_p95_ms": _rounded(percentile(latencies, 0.95)),
         "specialist_latency_p50_ms": _rounded(percentile(by_specialist, 0.50)),
         "specialist_latency_p95_ms": _rounded(percentile(by_specialist, 0.95)),
-        "cost_usd_per_1000": _rounded(1000 * sum(map(price.of, rows)) / len(rows), 4) if rows else None,
+        "cost_usd_per_1000": None
+        if price is None or not rows
+        else _rounded(1000 * sum(map(price.of, rows)) / len(rows), 4),
     }
 
 
-def round_figures(name: str, rows: Sequence[Row], price: Price) -> dict[str, Any]:
+def round_figures(name: str, rows: Sequence[Row], price: Price | None) -> dict[str, Any]:
     """One round: all its traffic, and that of each call-site."""
     return {
         "name": name,
@@ -221,6 +223,63 @@ def broken_promises(call_sites: dict[str, dict[str, Any]], failed_calls: int) ->
     if carried is not None and carried < 1:
         broken.append(f"{WRITE}: {carried:.1%} of the sentences carry every value, promised all")
     return broken
+
+
+def summary(
+    *,
+    generalist: dict[str, Any],
+    first: Sequence[Row],
+    second: Sequence[Row],
+    direct: Sequence[Row],
+    price: Price | None,
+    specialists: Sequence[dict[str, Any]],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """All that the demo found, ready for JSON.
+
+    Args:
+        first: the calls of the log, answered by the generalist through the site.
+        second: the unseen calls through the site, each with the generalist's own answer as `reference`.
+        direct: the unseen calls asked of the generalist itself, past the site.
+    """
+    call_sites = call_site_figures(second)
+    failed = sum(row.answer is None for row in (*first, *second, *direct))
+    errors = sorted({row.error for row in (*first, *second, *direct) if row.error})
+    stated = None
+    if price is not None:
+        stated = {"in": price.per_million_in, "out": price.per_million_out}
+    return {
+        "generalist": {**generalist, "stated_price_usd_per_million_tokens": stated},
+        "rounds": [
+            round_figures("log", first, price),
+            round_figures("unseen", second, price),
+            round_figures("unseen, asked of the generalist", direct, price),
+        ],
+        "call_sites": call_sites,
+        "specialists": list(specialists),
+        "examples": _examples(second),
+        "seconds": seconds,
+        "errors": errors[:5],
+        "broken_promises": broken_promises(call_sites, failed),
+        **flat_figures(call_sites, seconds["total"]),
+    }
+
+
+def _examples(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For each call-site one answer that a specialist gave, with novel names where there is one."""
+    examples = []
+    for site in CALL_SITES:
+        own = [row for row in rows if row.call_site == site and row.by_specialist]
+        for row in sorted(own, key=lambda row: not row.novel)[:1]:
+            examples.append(
+                {
+                    "call_site": site,
+                    "record": row.record,
+                    "answer": row.answer,
+                    "served_by": row.served_by,
+                }
+            )
+    return examples
 
 
 def _plain(text: str) -> str:

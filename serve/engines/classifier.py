@@ -67,7 +67,9 @@ class ClassifierEngine:
             )
             rows, labels = len(engine.vocabulary.idf), len(engine.answers.keys)
             if engine.weights.shape != (rows, labels) or engine.bias.shape != (labels,):
-                raise ValueError(f"weights of shape {engine.weights.shape} for {rows} n-grams, {labels} answers")
+                raise ValueError(
+                    f"weights of shape {engine.weights.shape} for {rows} n-grams, {labels} answers"
+                )
             if engine.allowed.shape != (max(1, len(engine.prompts.keys)), labels):
                 raise ValueError(f"prompts and answers do not fit a table of shape {engine.allowed.shape}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

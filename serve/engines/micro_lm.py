@@ -37,6 +37,8 @@ TRIES = 6
 TEMPERATURE = 0.8
 #: each thing in the prompt that training never had multiplies the confidence by this
 STRANGE_FACTOR = 0.5
+#: so does a first draft that broke a rule or did not heed a value
+AGAIN_FACTOR = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class _Draft:
     #: mean log probability of the tokens
     score: float
     errors: tuple[str, ...]
+    #: values that should steer the wording and seem not to
+    unheeded: int = 0
 
 
 @dataclass(slots=True)
@@ -117,12 +121,14 @@ class MicroLmEngine:
         factor = 1.0
         strange = len(job.encoded.strange)
         reason = f"never seen: {', '.join(job.encoded.strange[:3])}" if strange else ""
-        if draft.errors:
+        if draft.errors or draft.unheeded:
             generator = torch.Generator().manual_seed(zlib.crc32(job.source.encode()))
-            clean = [d for d in self._write([job] * TRIES, generator) if not d.errors]
+            tries = [draft, *self._write([job] * TRIES, generator)]
+            clean = [d for d in tries if not d.errors]
             if not clean:
                 return _none("; ".join([*draft.errors, reason] if reason else draft.errors))
-            draft, factor = max(clean, key=lambda d: d.score), 0.8
+            draft = min(clean, key=lambda d: (d.unheeded, -d.score))
+            factor = AGAIN_FACTOR
         confidence = math.exp(draft.score) * factor * STRANGE_FACTOR**strange
         return SpecialistAnswer(content=draft.text, confidence=min(1.0, confidence), reason=reason)
 
@@ -138,7 +144,8 @@ class MicroLmEngine:
         errors = self.rules.errors(job.request, text)
         again = [token for token in job.encoded.tokens if ids.count(token) > MAX_REPEATS]
         errors += [f"{job.encoded.tokens[token].leaf.path} again and again" for token in again]
-        return _Draft(text, score, tuple(errors if text else ["the answer is empty"]))
+        unheeded = len(self.rules.unheeded(self.rules.prompt(job.request), text))
+        return _Draft(text, score, tuple(errors if text else ["the answer is empty"]), unheeded)
 
 
 def _none(reason: str) -> SpecialistAnswer:

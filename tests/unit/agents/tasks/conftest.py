@@ -12,8 +12,38 @@ import pytest
 
 from shoal.agents.traces.trace import Trace, TraceId
 
-NAMES = ["Alice", "Bob", "Chidi", "Dana", "Emre", "Farah", "Goran", "Hana", "Ines", "Jonas", "Kaito", "Lena", "Marek", "Nadia", "Oskar", "Priya"]
-ITEMS = ["kettle", "lamp", "jacket", "headphones", "bicycle", "tent", "mirror", "printer", "blender", "chair", "backpack", "watch"]
+NAMES = [
+    "Alice",
+    "Bob",
+    "Chidi",
+    "Dana",
+    "Emre",
+    "Farah",
+    "Goran",
+    "Hana",
+    "Ines",
+    "Jonas",
+    "Kaito",
+    "Lena",
+    "Marek",
+    "Nadia",
+    "Oskar",
+    "Priya",
+]
+ITEMS = [
+    "kettle",
+    "lamp",
+    "jacket",
+    "headphones",
+    "bicycle",
+    "tent",
+    "mirror",
+    "printer",
+    "blender",
+    "chair",
+    "backpack",
+    "watch",
+]
 ISSUES = {
     "late_delivery": "has not arrived yet although it was promised for",
     "broken_item": "came out of the parcel broken on",

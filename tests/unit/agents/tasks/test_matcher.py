@@ -156,6 +156,29 @@ def test_a_prompt_in_parts_and_a_developer_message_are_read_like_a_system_prompt
     assert sorting[1].match(ChatRequest(body={"messages": messages})).task_id == sorting[0].id
 
 
+def test_a_scrubbed_trace_and_the_live_request_have_the_same_prompt(log: Any) -> None:
+    from shoal.agents.curation.scrub import scrub
+
+    prompt = f"{SORT} Doubts go to help@northwind.example or +49 30 901820, for {{}}."
+    traces = [
+        scrub(log.trace(prompt.format(f"u{n % 9}@northwind.example"), *log.complaint()))[0] for n in range(60)
+    ]
+    assert "help@" not in str(traces[0].request)
+    tasks, matcher = learnt(traces)
+    assert len(tasks) == 1
+    match = matcher.match(request(prompt.format("new@northwind.example"), "My sofa has not arrived"))
+    assert (match.task_id, match.how) == (tasks[0].id, "fingerprint")
+
+
+def test_the_layout_or_the_words_decide_between_tasks_of_one_prompt(log: Any) -> None:
+    prompt = "You are a helpful assistant."
+    traces = [log.trace(prompt, *make()) for make in (log.record, log.complaint, log.film) for _ in range(80)]
+    tasks, matcher = learnt(traces)
+    assert len(tasks) == 3
+    hows = {matcher.match(request(prompt, make()[0])).how for make in (log.record, log.complaint, log.film)}
+    assert hows == {"layout", "text"}
+
+
 def test_a_known_prompt_among_hundreds_of_tasks_is_matched_in_well_under_a_millisecond(
     sorting: tuple[Task, Matcher],
 ) -> None:

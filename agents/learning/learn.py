@@ -1,0 +1,354 @@
+"""The learning run: traces in, judged specialist versions out. Finds tasks, shares out the time, and takes each task in turn.
+
+A function of the traces, the configuration and a seed; the clock only cuts what is far slower than planned, and the manifest says so.
+One task's failure is that task's reason and never the run's end. Knows neither Ray nor how versions are deployed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from shoal.agents.learning.budget import Wish, allot
+from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.learning.material import Material, gather, may_train
+from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
+from shoal.agents.learning.specialise import Plan, Tools, inputs_digest, specialise
+from shoal.agents.learning.splits import CHOOSE_SHARE, calibration_share
+from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
+from shoal.agents.registry.records import Task, TaskId, Version, VersionState
+from shoal.agents.tasks.corrections import is_hidden
+from shoal.agents.tasks.finder import Found, find_tasks
+from shoal.agents.traces.trace import Trace
+from shoal.config import Config
+from shoal.errors import DataError, NotFound, ShoalError, StorageFull
+from shoal.home import Home
+
+log = logging.getLogger(__name__)
+
+#: of the time limit, what may be used before whatever is running is cut
+_HARD_SHARE = 0.92
+_NO_CALLS = Material((), (), {})
+
+
+def learn(
+    *,
+    store: TraceStore,
+    registry: Registry,
+    home: Home,
+    config: Config,
+    clock: Clock,
+    loader: EngineLoader,
+    seed: int | None = None,
+    time_limit_min: float | None = None,
+    tasks: Collection[str] | None = None,
+    force: bool = False,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+    stopped: Callable[[], bool] = lambda: False,
+    trainers: Trainers = trainer_of,
+) -> LearnReport:
+    """Learn from all traces.
+
+    Args:
+        seed, time_limit_min: `learning.seed` and `learning.time_limit_min` where None.
+        tasks: learn only these, by name or id; all where None.
+        force: train also where neither calls nor settings changed since the newest version.
+        progress: called with (fraction of the run, what is being done).
+        stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
+
+    Raises:
+        DataError: there are no traces.
+        ConfigError: captured answers may not be trained on, or the configuration does not say.
+        NotFound: one of `tasks` is no task.
+        StorageFull: the disk is full; what was finished before is kept.
+    """
+    run = _Run(
+        registry=registry,
+        home=home.create(),
+        config=config,
+        clock=clock,
+        loader=loader,
+        seed=config.learning.seed if seed is None else seed,
+        limit_min=config.learning.time_limit_min if time_limit_min is None else time_limit_min,
+        force=force,
+        progress=progress,
+        stopped=stopped,
+        trainers=trainers,
+    )
+    return run.go(store, tasks)
+
+
+class _Run:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        home: Home,
+        config: Config,
+        clock: Clock,
+        loader: EngineLoader,
+        seed: int,
+        limit_min: float,
+        force: bool,
+        progress: Callable[[float, str], None],
+        stopped: Callable[[], bool],
+        trainers: Trainers,
+    ) -> None:
+        self.registry = registry
+        self.home = home
+        self.config = config
+        self.clock = clock
+        self.loader = loader
+        self.seed = seed
+        self.limit_min = limit_min
+        self.force = force
+        self.progress = progress
+        self.stopped = stopped
+        self.trainers = trainers
+        self.started = clock.monotonic()
+        self.interrupted = False
+        self.reports: dict[TaskId, TaskReport] = {}
+
+    def go(self, store: TraceStore, names: Collection[str] | None) -> LearnReport:
+        self.progress(0.0, "reading traces")
+        all_traces = list(store.scan())
+        if not all_traces:
+            raise DataError(
+                "There are no traces to learn from.", remedy="shoal traces import FILE brings some in."
+            )
+        generalist = self.config.generalist
+        traces = may_train(all_traces, None if generalist is None else generalist.outputs_may_train)
+        manifest = Manifest(
+            self.home.work,
+            {
+                "seed": self.seed,
+                "time_limit_min": self.limit_min,
+                "traces": len(all_traces),
+                "usable": len(traces),
+                "config": self.config.model_dump(mode="json", exclude={"tls"}),
+                "started_at": self.clock.now(),
+            },
+        )
+        unclustered = 0
+        try:
+            self.progress(0.02, "finding tasks")
+            found = find_tasks(traces, known=self.registry.tasks(), seed=self.seed, now=self.clock.now())
+            unclustered = sum(task_id is None for task_id in found.assignment.values())
+            self._learn_found(found, traces, names, manifest)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        report = LearnReport(
+            traces=len(all_traces),
+            usable=len(traces),
+            unclustered=unclustered,
+            seconds=round(self.clock.monotonic() - self.started, 2),
+            seed=self.seed,
+            time_limit_min=self.limit_min,
+            interrupted=self.interrupted,
+            cut_by_clock=any(r.cut_by_clock for r in self.reports.values()),
+            manifest=str(manifest.path),
+            tasks=tuple(self.reports.values()),
+        )
+        manifest.note(complete=not self.interrupted, report=report.to_dict())
+        self.progress(1.0, "stopped" if self.interrupted else "done")
+        return report
+
+    def _learn_found(
+        self, found: Found, traces: Sequence[Trace], names: Collection[str] | None, manifest: Manifest
+    ) -> None:
+        self.registry.put_tasks(found.tasks)
+        wanted = self._wanted(found.tasks, names)
+        materials = gather(traces, found.assignment)
+        plans = self._plans(found.tasks, materials, len(traces))
+        manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
+        # what never needs the clock first, so that its reasons are there even where the run is stopped
+        todo: list[Plan] = []
+        for plan in plans:
+            if plan.task.id not in wanted:
+                continue
+            if settled := self._settled(plan):
+                self._close(plan, *settled)
+            else:
+                todo.append(plan)
+        todo.sort(key=lambda p: (sum(p.seconds.values()), p.task.id))
+        nominal = sum(sum(p.seconds.values()) for p in todo) or 1.0
+        done = 0.0
+        for plan in todo:
+            share = sum(plan.seconds.values()) / nominal
+            if self.interrupted or self.stopped():
+                self.interrupted = True
+                self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
+                continue
+            self._one(plan, self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name))
+            done += share
+            manifest.note(tasks=[r.name for r in self.reports.values()])
+
+    def _within(self, start: float, width: float, name: str) -> Callable[[float, str], None]:
+        """Progress of one task as progress of the run."""
+        return lambda fraction, text: self.progress(start + width * fraction, f"{name}: {text}")
+
+    def _wanted(self, tasks: Sequence[Task], names: Collection[str] | None) -> set[TaskId]:
+        visible = [t for t in tasks if not is_hidden(t)]
+        if names is None:
+            return {t.id for t in visible}
+        known = {key: t.id for t in visible for key in (t.id, t.name)}
+        for name in names:
+            if name not in known:
+                raise NotFound(f"There is no task {name!r}.", remedy="shoal tasks ls names those there are.")
+        return {known[name] for name in names}
+
+    def _plans(self, tasks: Sequence[Task], materials: Mapping[TaskId, Material], traces: int) -> list[Plan]:
+        """A plan for each visible task; the time is shared among all of them, whichever are asked for."""
+        prospects: dict[TaskId, Prospect] = {}
+        wishes = []
+        visible = [t for t in tasks if not is_hidden(t)]
+        for task in visible:
+            material = materials.get(task.id, _NO_CALLS)
+            prospect = consider(task.output_kind, material, min_calls=self.config.learning.min_calls)
+            prospects[task.id] = prospect
+            if task.excluded:
+                continue
+            held_out = int((CHOOSE_SHARE + calibration_share(material.calls)) * material.calls)
+            wishes += [
+                Wish(
+                    task_id=task.id,
+                    kind=kind,
+                    calls=material.calls,
+                    held_out=min(held_out, 4000),
+                    answers=prospect.answers,
+                )
+                for kind in prospect.kinds
+            ]
+        seconds = allot(wishes, traces=traces, limit_s=60 * self.limit_min)
+        plans = []
+        for task in visible:
+            alpha, delta = self.config.contract.for_task(task.name)
+            material = materials.get(task.id, _NO_CALLS)
+            inputs = inputs_digest(
+                task, material, alpha=alpha, delta=delta, seed=self.seed, limit_min=self.limit_min
+            )
+            plans.append(
+                Plan(
+                    task=task,
+                    material=material,
+                    prospect=prospects[task.id],
+                    seconds={k: s for (t, k), s in seconds.items() if t == task.id},
+                    alpha=alpha,
+                    delta=delta,
+                    seed=self.seed,
+                    inputs=inputs,
+                )
+            )
+        return plans
+
+    def _settled(self, plan: Plan) -> tuple[Outcome, str] | None:
+        """The outcome of a task that needs no training, with its reason."""
+        if plan.task.excluded:
+            return "skipped", "Excluded by the owner."
+        if not plan.prospect.kinds:
+            return "skipped", plan.prospect.reason
+        newest = max(self.registry.versions(plan.task.id), key=lambda v: v.number, default=None)
+        if newest is not None and newest.evidence.get("inputs") == plan.inputs and not self.force:
+            return "unchanged", newest.reason
+        if not plan.seconds:
+            return "skipped", (
+                f"The time limit of {self.limit_min:g} min leaves no time to train it; "
+                "give more with --time-limit or learning.time_limit_min."
+            )
+        return None
+
+    def _one(self, plan: Plan, progress: Callable[[float, str], None]) -> None:
+        started = self.clock.monotonic()
+        number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
+        tools = Tools(
+            home=self.home,
+            config=self.config,
+            loader=self.loader,
+            trainers=self.trainers,
+            monotonic=self.clock.monotonic,
+            now=self.clock.now,
+            seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
+            progress=progress,
+            stopped=self.stopped,
+        )
+        try:
+            version, verdict, cut = specialise(plan, number, tools)
+            self._register(version)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self._close(plan, "stopped", "Learning was stopped while it trained; run it again to go on.")
+            return
+        except DataError as error:
+            self._close(plan, "skipped", str(error), seconds=self.clock.monotonic() - started)
+            return
+        except StorageFull:
+            raise
+        except ShoalError as error:
+            self._close(plan, "error", str(error), seconds=self.clock.monotonic() - started)
+            return
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise StorageFull(
+                    f"The disk is full: {self.home.root} has no room for a model.",
+                    remedy="Make room, then run shoal learn again: it goes on where it stopped.",
+                ) from error
+            log.exception("training of %s failed", plan.task.name)
+            reason = f"Training failed: {type(error).__name__}: {error}"
+            self._close(plan, "error", reason, seconds=self.clock.monotonic() - started)
+            return
+        self._close(
+            plan,
+            verdict.outcome,
+            verdict.reason,
+            version=version,
+            seconds=self.clock.monotonic() - started,
+            cut=cut,
+        )
+
+    def _register(self, version: Version) -> None:
+        """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
+        self.registry.add_version(version)
+        if version.state != VersionState.SHADOW:
+            return
+        for old in self.registry.versions(version.task_id):
+            if old.state == VersionState.SHADOW and old.number < version.number:
+                self.registry.set_state(
+                    old.key, VersionState.RETIRED, reason=f"version {version.number} was learnt"
+                )
+
+    def _close(
+        self,
+        plan: Plan,
+        outcome: Outcome,
+        reason: str,
+        *,
+        version: Version | None = None,
+        seconds: float = 0.0,
+        cut: bool = False,
+    ) -> None:
+        task = plan.task
+        if outcome == "pass":
+            said = f"Version {version.number if version else ''} passed its gate and is in shadow; promote it to serve."
+        else:
+            said = reason
+        if outcome not in ("unchanged", "stopped") and said != task.reason:
+            # the owner may have changed the task while it trained
+            current = next((t for t in self.registry.tasks() if t.id == task.id), task)
+            self.registry.put_tasks([replace(current, reason=said)])
+        self.reports[task.id] = TaskReport(
+            task_id=task.id,
+            name=task.name,
+            output_kind=str(task.output_kind),
+            calls=plan.material.calls,
+            verdict=outcome,
+            reason=reason,
+            kind=version.kind if version else "",
+            version=version.key if version else "",
+            threshold=version.threshold if version else None,
+            coverage=version.evidence["gate"]["figures"]["coverage"]["value"] if version else None,
+            seconds=round(seconds, 2),
+            cut_by_clock=cut,
+            figures=dict(version.evidence["gate"]["figures"]) if version else {},
+        )

@@ -1,0 +1,301 @@
+"""One task, from its examples to a sealed, judged version: train candidates, choose one, calibrate it, put it to the gate.
+
+Owns the model folder's way from the work folder to its place. Knows neither how tasks are found nor how runs share their time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shoal.agents.contract.calibrate import NEVER, Calibration, calibrate, coverage_at_risk
+from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
+from shoal.agents.contract.loss import SlotChecker
+from shoal.agents.learning.candidates import Prospect, Trainers
+from shoal.agents.learning.folder import seal
+from shoal.agents.learning.held_out import answers_of, judged, load_slots, nearest_answers
+from shoal.agents.learning.material import Material
+from shoal.agents.learning.splits import Split, fingerprint, split_examples, unseen
+from shoal.agents.learning.training import Example, TrainContext, TrainReport
+from shoal.agents.ports import Engine, EngineLoader
+from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
+from shoal.config import Config
+from shoal.errors import DataError
+from shoal.home import Home
+
+#: raised when the way of training changes, so that unchanged calls are learnt from anew
+PIPELINE = 1
+#: a candidate that could answer this share within the contract needs no costlier rival
+_GOOD_ENOUGH = 0.8
+#: held-out texts that are put to a specialist, at most
+_MOST_CHOOSE = 1500
+_MOST_CALIBRATION = 2500
+#: a process that serves holds about this much beside the weights
+_OWN_MEMORY_MB = 64.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done for a task: its calls, what could be trained, and for how many seconds."""
+
+    task: Task
+    material: Material
+    prospect: Prospect
+    seconds: Mapping[str, float]
+    alpha: float
+    delta: float
+    seed: int
+    inputs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a run hands in. `seconds_left`: until the run must end."""
+
+    home: Home
+    config: Config
+    loader: EngineLoader
+    trainers: Trainers
+    monotonic: Callable[[], float]
+    now: Callable[[], float]
+    seconds_left: Callable[[], float]
+    progress: Callable[[float, str], None] = lambda fraction, text: None
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass(slots=True)
+class _Candidate:
+    kind: str
+    folder: Path
+    report: TrainReport
+    engine: Engine
+    slots: SlotChecker | None
+    held_out: list[HeldOut]
+    coverage: float
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def inputs_digest(
+    task: Task, material: Material, *, alpha: float, delta: float, seed: int, limit_min: float
+) -> str:
+    """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
+    ids = fingerprint([*material.examples, *material.calling])
+    facts = [PIPELINE, str(task.output_kind), ids, alpha, delta, seed, limit_min]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict, bool]:
+    """Train, judge and seal version `number` of a task.
+
+    Returns the version (in shadow if it passed its gate, else rejected), the verdict, and whether the clock cut the training.
+
+    Raises:
+        DataError: no kind of specialist can learn the task; the message says why.
+        KeyboardInterrupt: the run was stopped; what training had done waits in the work folder.
+    """
+    split = split_examples([*plan.material.examples, *plan.material.calling], seed=plan.seed)
+    calling = frozenset(e.id for e in plan.material.calling)
+    train = [e for e in split.train if e.id not in calling]
+    choose, calibration_calls = _held_out(split, train, plan.prospect.loss)
+    notes: list[dict[str, Any]] = []
+    best: _Candidate | None = None
+    work = _work_folder(plan, tools.home)
+    for kind in plan.prospect.kinds:
+        if kind not in plan.seconds:
+            notes.append({"kind": kind, "skipped": "the time limit leaves no time for it"})
+            continue
+        try:
+            candidate = _train(kind, plan, train, choose, calling, work, tools)
+        except DataError as error:
+            notes.append({"kind": kind, "skipped": str(error)})
+            continue
+        notes.append(candidate.notes)
+        if best is None or candidate.coverage > best.coverage:
+            best = candidate
+        if best.coverage >= _GOOD_ENOUGH:
+            break
+    if best is None:
+        raise DataError(" ".join(str(note["skipped"]) for note in notes))
+    tools.progress(0.9, "calibrating")
+    calibration, verdict = _judge(best, plan, calibration_calls, calling, tools)
+    version = _finish(best, plan, number, split, calibration, verdict, notes, tools)
+    shutil.rmtree(work, ignore_errors=True)
+    return version, verdict, best.report.cut_by_clock
+
+
+def _held_out(
+    split: Split, train: Sequence[Example], loss: OutputKind
+) -> tuple[list[Example], list[Example]]:
+    choose, calibration = list(split.choose), list(split.calibration)
+    if loss == OutputKind.TEXT:
+        # a text that training saw word for word is no test of writing; calibration keeps the traffic as it comes
+        new = unseen(choose, train)
+        if len(new) >= GateRules().min_calls:
+            choose = new
+        # examples stand in the order of a hash, so the first are a fair sample
+        choose, calibration = choose[:_MOST_CHOOSE], calibration[:_MOST_CALIBRATION]
+    return choose, calibration
+
+
+def _work_folder(plan: Plan, home: Home) -> Path:
+    """Where this training keeps checkpoints; what other calls of the task left unfinished is removed."""
+    own = home.work / "training" / f"{plan.task.id}-{plan.inputs[:16]}"
+    for old in own.parent.glob(f"{plan.task.id}-*"):
+        if old != own and old.name.removeprefix(f"{plan.task.id}-").isalnum():
+            shutil.rmtree(old, ignore_errors=True)
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
+def _train(
+    kind: str,
+    plan: Plan,
+    train: Sequence[Example],
+    choose: Sequence[Example],
+    calling: frozenset[str],
+    work: Path,
+    tools: Tools,
+) -> _Candidate:
+    folder, checkpoints = work / f"{kind}-model", work / f"{kind}-checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    checkpoints.mkdir(exist_ok=True)
+    asked = plan.seconds[kind]
+    left = tools.seconds_left()
+    seconds = min(asked, left)
+    if seconds <= 0:
+        raise DataError("The time limit ran out before its turn.")
+    context = TrainContext(
+        seed=plan.seed,
+        seconds=seconds,
+        work=checkpoints,
+        monotonic=tools.monotonic,
+        progress=lambda fraction, text: tools.progress(0.8 * fraction, f"{kind}: {text}"),
+        stopped=tools.stopped,
+    )
+    started = tools.monotonic()
+    teachable = [e for e in choose if e.id not in calling]
+    report = tools.trainers(kind)(train, teachable, folder, context)
+    if seconds < asked:
+        report = TrainReport(kind=report.kind, steps=report.steps, cut_by_clock=True, details=report.details)
+    seal(folder, {"kind": kind})
+    engine = tools.loader(folder)
+    slots = load_slots(folder)
+    tools.progress(0.82, f"{kind}: answering held-out calls")
+    given = answers_of(engine, choose, tools.stopped)
+    floors = nearest_answers(train, choose) if plan.prospect.loss == OutputKind.TEXT else None
+    held_out = judged(plan.prospect.loss, choose, given, calling=calling, slots=slots, floors=floors)
+    coverage = coverage_at_risk([h.confidence for h in held_out], [h.wrong for h in held_out], plan.alpha)
+    notes = {
+        "kind": kind,
+        "coverage_on_choose": coverage,
+        "right_on_choose": sum(not h.wrong for h in held_out) / max(1, len(held_out)),
+        "seconds_allotted": asked,
+        "seconds": round(tools.monotonic() - started, 2),
+        "steps": report.steps,
+        "cut_by_clock": report.cut_by_clock,
+        "details": dict(report.details),
+    }
+    return _Candidate(kind, folder, report, engine, slots, held_out, coverage, notes)
+
+
+def _judge(
+    best: _Candidate, plan: Plan, calls: Sequence[Example], calling: frozenset[str], tools: Tools
+) -> tuple[Calibration, Verdict]:
+    loss = plan.prospect.loss
+    given = answers_of(best.engine, calls, tools.stopped)
+    held = judged(loss, calls, given, calling=calling, slots=best.slots)
+    calibration = calibrate([h.confidence for h in held], [h.wrong for h in held], plan.alpha, plan.delta)
+    defined = loss != OutputKind.TEXT or best.slots is not None
+    return calibration, decide(loss, best.held_out, calibration, loss_defined=defined)
+
+
+def _finish(
+    best: _Candidate,
+    plan: Plan,
+    number: int,
+    split: Split,
+    calibration: Calibration,
+    verdict: Verdict,
+    notes: Sequence[Mapping[str, Any]],
+    tools: Tools,
+) -> Version:
+    evidence = {
+        "inputs": plan.inputs,
+        "pipeline": PIPELINE,
+        "seed": plan.seed,
+        "loss": str(plan.prospect.loss),
+        "calls": {
+            "train": len(split.train),
+            "choose": len(split.choose),
+            "calibration": len(split.calibration),
+            "left_out": dict(plan.material.left_out),
+        },
+        "training": {
+            "steps": best.report.steps,
+            "cut_by_clock": best.report.cut_by_clock,
+            "details": dict(best.report.details),
+        },
+        "gate": verdict.to_dict(),
+        "calibration": calibration.to_dict(),
+    }
+    generalist = tools.config.generalist
+    threshold = calibration.threshold if verdict.passed else NEVER
+    card = {
+        "kind": best.kind,
+        "task": plan.task.name,
+        "task_id": plan.task.id,
+        "number": number,
+        "base": "trained from nothing",
+        "outputs_may_train": None if generalist is None else generalist.outputs_may_train,
+        "contract": {"alpha": plan.alpha, "delta": plan.delta, "threshold": threshold},
+        "evidence": evidence,
+    }
+    sha256 = seal(best.folder, json.loads(json.dumps(card, default=str)))
+    relative = f"{plan.task.id}/{number}"
+    place = tools.home.models / plan.task.id / str(number)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    size_mb = sum(p.stat().st_size for p in best.folder.rglob("*") if p.is_file()) / 2**20
+    speed_ms = _speed_ms(best.engine, split.choose, time.perf_counter)
+    best.folder.replace(place)
+    placement = tools.config.placement
+    return Version(
+        task_id=plan.task.id,
+        number=number,
+        kind=best.kind,
+        state=VersionState.SHADOW if verdict.passed else VersionState.REJECTED,
+        folder=relative,
+        sha256=sha256,
+        threshold=threshold,
+        alpha=plan.alpha,
+        delta=plan.delta,
+        evidence=json.loads(
+            json.dumps({**evidence, "candidates": list(notes), "answer_ms": speed_ms}, default=str)
+        ),
+        needs={
+            "cpus": placement.cpus_per_replica,
+            "gpus": placement.gpus_per_replica,
+            "memory_mb": round(_OWN_MEMORY_MB + 3 * size_mb, 1),
+            "weights_mb": round(size_mb, 2),
+            "tier": placement.tier,
+        },
+        reason=verdict.reason,
+        created_at=tools.now(),
+    )
+
+
+def _speed_ms(engine: Engine, examples: Sequence[Example], seconds: Callable[[], float]) -> float | None:
+    """Median milliseconds for one request alone, over a few."""
+    spans = []
+    for example in examples[:9]:
+        start = seconds()
+        engine.answer([example.request])
+        spans.append(seconds() - start)
+    return round(1000 * sorted(spans)[len(spans) // 2], 3) if spans else None

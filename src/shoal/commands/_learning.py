@@ -1,0 +1,158 @@
+"""Carries out `learn`, `eval` and `explain` on a data folder: opens what they need, hands it in, shows progress."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
+from shoal.agents.learning.learn import learn
+from shoal.agents.ports import EngineLoader
+from shoal.agents.routing.explain import explain
+from shoal.agents.routing.router import Router
+from shoal.agents.tasks.corrections import is_hidden
+from shoal.agents.traces.chat import parse_chat_request
+from shoal.agents.traces.importing import import_files
+from shoal.agents.traces.memory import MemoryTraceStore
+from shoal.commands._shared import err
+from shoal.commands._stores import open_registry, open_traces
+from shoal.config import Config
+from shoal.errors import DataError
+from shoal.home import Home
+from shoal.nodes.spool import SystemClock
+from shoal.serve.engines import load
+from shoal.serve.judging import read_slot_rules
+
+#: errors of a log that are spelled out
+_NAMED_FAULTS = 5
+
+
+def run_learn(
+    home: Home,
+    config: Config,
+    *,
+    tasks: Sequence[str] | None = None,
+    time_limit_min: float | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+) -> dict[str, Any]:
+    """Learn from all traces of a data folder; returns the report as plain data. Raises as `learn` does."""
+    # before torch is imported; more threads than cores only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    loader: EngineLoader = load
+    with fraction_bar("learning", progress) as tell:
+        report = learn(
+            store=open_traces(home, config),
+            registry=open_registry(home),
+            home=home,
+            config=config,
+            clock=SystemClock(),
+            loader=loader,
+            seed=seed,
+            time_limit_min=time_limit_min,
+            tasks=tasks,
+            force=force,
+            progress=tell,
+        )
+    return report.to_dict()
+
+
+def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | None) -> dict[str, Any]:
+    """Score a log; returns the report, and writes a line for each call to `predictions` if it is given.
+
+    Raises:
+        UsageError: the file is missing or of no known format.
+        DataError: nothing in it can be used.
+        CorruptModel: a specialist that should answer is not what its card says.
+    """
+    log = MemoryTraceStore()
+    read = import_files([file], store=log)
+    for name, line, reason in read.skipped[:_NAMED_FAULTS]:
+        err.print(f"skipped: {escape(name)}, line {line}: {escape(reason)}", highlight=False, soft_wrap=True)
+    if read.skipped_count > _NAMED_FAULTS:
+        err.print(f"... and {read.skipped_count - _NAMED_FAULTS} more")
+    if not read.kept:
+        raise DataError(
+            f"{file} has no call that can be used.", remedy="shoal traces import names the faults."
+        )
+    registry = open_registry(home)
+    known = [task for task in registry.tasks() if not is_hidden(task)]
+    versions = registry.versions()
+    chosen = todays_versions(known, versions)
+
+    def load_version(key: str) -> Loaded:
+        version = chosen[key]
+        folder = home.models / version.folder
+        return Loaded(version=version, engine=load(folder, version.sha256), slots=read_slot_rules(folder))
+
+    with fraction_bar("evaluating", None) as tell:
+        report, rows = evaluate(
+            log.scan(),
+            router=Router(todays_snapshot(known, versions, epoch=registry.epoch())),
+            load=load_version,
+            generalist=config.generalist,
+            progress=tell,
+        )
+    if predictions is not None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial = predictions.with_name(predictions.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(predictions)
+    return {**report, "skipped": read.skipped_count}
+
+
+def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
+    """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest."""
+    request = parse_chat_request(body)
+    registry = open_registry(home)
+    known = [task for task in registry.tasks() if not is_hidden(task)]
+    versions = registry.versions()
+    model = None if config.generalist is None else config.generalist.model
+    snapshot = todays_snapshot(known, versions, epoch=registry.epoch())
+    result = explain(request, snapshot, generalist_model=model)
+    decision = Router(snapshot).decide_logged(request)
+    result["served_by"] = "generalist"
+    if decision.performer is not None:
+        version = todays_versions(known, versions)[decision.performer.key]
+        answer = load(home.models / version.folder, version.sha256).answer([request])[0]
+        accepted = answer.content is not None and decision.accept(answer.confidence)
+        result["specialist_answer"] = answer.content
+        result["confidence"] = answer.confidence
+        result["threshold"] = decision.performer.threshold
+        if answer.reason:
+            result["reasons"] = [*result["reasons"], answer.reason]
+        if accepted:
+            result["served_by"] = f"specialist/{decision.task_name}@{decision.performer.number}"
+    return result
+
+
+@contextmanager
+def fraction_bar(
+    title: str, also: Callable[[float, str], None] | None
+) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar for work that reports (fraction, what); silent where standard error is no terminal."""
+    if also is not None:
+        yield also
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    ) as bar:
+        shown = bar.add_task(title, total=1.0)
+        yield lambda fraction, text: bar.update(
+            shown, completed=fraction, description=escape(text if len(text) <= 40 else text[:39] + "…")
+        )
