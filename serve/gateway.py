@@ -37,6 +37,7 @@ from shoal.serve.follower import Follower
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.grpc_api import start_grpc
 from shoal.serve.http_api import build_app
+from shoal.serve.judging import SlotJudge
 from shoal.serve.loopback import keep_to_loopback
 from shoal.serve.placing import GATEWAY_APPLICATION, place
 from shoal.serve.ports import FeedbackGiven, Observation
@@ -124,6 +125,7 @@ class Gateway:
             node=identity.name,
             tier=identity.tier,
             settings=ServiceSettings.from_config(self._config),
+            judge=SlotJudge(self._folder_of),
             admit=room.admit,
             charge=self._auth.charge,
         )
@@ -161,6 +163,11 @@ class Gateway:
         return OpenAIGeneralist(
             generalist.base_url, generalist.model, generalist.api_key(), generalist.timeout_s
         )
+
+    def _folder_of(self, version_key: str) -> Path | None:
+        task_id, _, number = version_key.partition("@")
+        folder = self._home.models / task_id / number
+        return folder if folder.is_dir() else None
 
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())

@@ -17,7 +17,6 @@ from shoal.agents.learning.learn import learn
 from shoal.agents.ports import EngineLoader
 from shoal.agents.routing.explain import explain
 from shoal.agents.routing.router import Router
-from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.traces.chat import parse_chat_request
 from shoal.agents.traces.importing import import_files
 from shoal.agents.traces.memory import MemoryTraceStore
@@ -84,7 +83,7 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
             f"{file} has no call that can be used.", remedy="shoal traces import names the faults."
         )
     registry = open_registry(home)
-    known = [task for task in registry.tasks() if not is_hidden(task)]
+    known = registry.tasks()
     versions = registry.versions()
     chosen = todays_versions(known, versions)
 
@@ -113,7 +112,7 @@ def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
     """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest."""
     request = parse_chat_request(body)
     registry = open_registry(home)
-    known = [task for task in registry.tasks() if not is_hidden(task)]
+    known = registry.tasks()
     versions = registry.versions()
     model = None if config.generalist is None else config.generalist.model
     snapshot = todays_snapshot(known, versions, epoch=registry.epoch())

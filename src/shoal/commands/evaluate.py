@@ -36,9 +36,9 @@ def evaluate_log(
 
     For each task the serving version answers, or else the newest that passed its gate.
     """
-    from shoal.commands._learning import run_evaluate
-
     folder = existing_home(home)
+    from shoal.commands._learning import run_evaluate  # heavy: only once the arguments are right
+
     report = run_evaluate(folder, read_config(folder, config), file, predictions)
     if as_json:
         print_json(report)

@@ -35,9 +35,9 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """What would happen to this request, and why: its task, who would be asked, how sure it is."""
-    from shoal.commands._learning import run_explain
-
     folder = existing_home(home)
+    from shoal.commands._learning import run_explain  # heavy: only once the arguments are right
+
     result = run_explain(folder, read_config(folder, config), _read(file))
     if as_json:
         print_json(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,10 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.commands._shared import (
+    EXIT_STOPPED,
     ConfigOption,
     HomeOption,
     JsonOption,
     bad_value,
+    err,
     existing_home,
     out,
     print_json,
@@ -44,14 +45,14 @@ def learn(
 
     What passes its gate goes to `shadow`; `shoal specialists promote` lets it answer.
     """
-    from shoal.commands._learning import run_learn
-
     if time_limit is not None and time_limit <= 0:
         raise bad_value(
             "--time-limit", time_limit, "must be positive minutes", "Write for example --time-limit 20."
         )
     folder = existing_home(home)
     settings = read_config(folder, config)
+    from shoal.commands._learning import run_learn  # heavy: only once the arguments are right
+
     report = run_learn(
         folder,
         settings,
@@ -62,11 +63,14 @@ def learn(
     )
     if as_json:
         print_json(report)
-        return
-    _print(report, folder.root)
+    else:
+        _print(report)
+    if report["interrupted"]:
+        err.print("stopped; what was finished is kept, and the next run goes on from there")
+        raise typer.Exit(EXIT_STOPPED)
 
 
-def _print(report: dict[str, Any], root: Path) -> None:
+def _print(report: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("task", overflow="fold", max_width=30)
     table.add_column("calls", justify="right")
