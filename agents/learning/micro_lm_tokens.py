@@ -11,7 +11,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ class Vocabulary:
     open_paths: frozenset[str]
     #: paths that nearly every prompt has
     usual: frozenset[str]
+    #: tokens of the longest answer in training
+    longest: int
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -221,6 +223,7 @@ class Vocabulary:
             "constant": sorted(self.constant),
             "open_paths": sorted(self.open_paths),
             "usual": sorted(self.usual),
+            "longest": self.longest,
         }
         (folder / "vocabulary.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
@@ -230,10 +233,12 @@ class Vocabulary:
         bpe = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         data: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         sets = {name: frozenset(data[name]) for name in ("words", "constant", "open_paths", "usual")}
-        return _assemble(bpe, data["special"], sets)
+        return _assemble(bpe, data["special"], sets, int(data["longest"]))
 
 
-def _assemble(bpe: Tokenizer, special: Sequence[str], sets: Mapping[str, frozenset[str]]) -> Vocabulary:
+def _assemble(
+    bpe: Tokenizer, special: Sequence[str], sets: Mapping[str, frozenset[str]], longest: int
+) -> Vocabulary:
     start = int(bpe.get_vocab_size())
     ids = {name: start + n for n, name in enumerate(special)}
     return Vocabulary(
@@ -243,6 +248,7 @@ def _assemble(bpe: Tokenizer, special: Sequence[str], sets: Mapping[str, frozens
         constant=sets["constant"],
         open_paths=sets["open_paths"],
         usual=sets["usual"],
+        longest=longest,
         names={number: name for name, number in ids.items()},
     )
 
@@ -311,7 +317,13 @@ def build_vocabulary(
         "open_paths": frozenset(open_paths),
         "usual": frozenset(path for path, n in prompts_with.items() if n >= 0.98 * len(pairs)),
     }
-    return _assemble(bpe, special, sets)
+    vocabulary = _assemble(bpe, special, sets, 0)
+    lengths = (
+        len(vocabulary.encode_answer(answer, vocabulary.encode_prompt(prompt, slots)))
+        for prompt, slots, answer in pairs
+        if len(slots) <= GENERIC
+    )
+    return replace(vocabulary, longest=max(lengths, default=0))
 
 
 def _few(n: int, path: str, different: Counter[str], paths: Counter[str]) -> bool:

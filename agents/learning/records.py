@@ -17,8 +17,9 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 #: places in a text where a JSON value is tried before giving up
 _MAX_JSON_STARTS = 64
-_KEY = r"[A-Za-z_][\w./-]*(?: [A-Za-z_][\w./-]*){0,3}"
-_WORD_KEY = r"[A-Za-z_][\w./-]*"
+# bounded and anchored at a word's start, so that one endless word costs no more than any other text
+_WORD_KEY = r"(?<![\w./-])[A-Za-z_][\w./-]{0,60}"
+_KEY = rf"{_WORD_KEY}(?: [A-Za-z_][\w./-]{{0,60}}){{0,3}}"
 _BRACKET = re.compile(rf"({_KEY})\[([^\[\]]*)\]")
 _LINE = re.compile(rf"^[ \t]*(?:[-*•] )?({_KEY})[ \t]*:[ \t]+(\S.*?)[ \t]*$")
 _INLINE_COLON = re.compile(rf"(?:^|[,;|] ?)({_KEY}): ")

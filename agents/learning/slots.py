@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from shoal.agents.learning import forms as value_forms
@@ -19,6 +20,8 @@ from shoal.agents.learning.records import Leaf, find_record, general_path
 from shoal.agents.learning.training import Example
 from shoal.agents.traces.chat import ChatRequest
 
+#: values that are looked for in a text that is no record
+MAX_FREE_VALUES = 500
 _FREE = re.compile(
     r"\"([^\"\n]{1,200})\"|“([^”\n]{1,200})”|([$€£]?\d[\d,.]*\d%?|[$€£]?\d%?)|((?:[A-Z]\w+ )+[A-Z]\w+)"
 )
@@ -104,7 +107,7 @@ def _free_parts(text: str) -> list[str | Leaf]:
     parts: list[str | Leaf] = []
     at = 0
     seen: dict[str, int] = {}
-    for match in _FREE.finditer(text):
+    for match in islice(_FREE.finditer(text), MAX_FREE_VALUES):
         group = match.lastindex or 0
         kind = ("quoted", "quoted", "number", "name")[group - 1]
         if literal := text[at : match.start(group)].strip():
@@ -307,8 +310,8 @@ def tag_of(leaf: Leaf) -> str:
 def numbers_of(prompt: Prompt) -> set[str]:
     """Every number that the prompt has, in any form in which an answer may write it."""
     out = set(digit_groups(prompt.text))
-    for leaf in prompt.leaves:
-        for form in forms(leaf.text).values():
+    for text in {leaf.text for leaf in prompt.leaves}:
+        for form in forms(text).values():
             out.update(digit_groups(form))
     return out
 

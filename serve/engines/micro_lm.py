@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import threading
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,8 @@ from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 
-#: rows that are decoded together
-BATCH = 32
-#: tokens that an answer may have
-MAX_NEW_TOKENS = 200
+#: rows that are decoded together; a multiple of `TRIES`
+BATCH = 36
 #: times that one value may stand in an answer
 MAX_REPEATS = 3
 #: further tries for an answer that breaks a rule
@@ -98,7 +96,7 @@ class MicroLmEngine:
         """Answers in the order of the requests. The same request gets the same answer."""
         answers: list[SpecialistAnswer | None] = []
         jobs: list[tuple[int, _Job]] = []
-        longest = int(self.model.config.max_position_embeddings) // 2
+        longest = int(self.model.config.max_position_embeddings) - self.vocabulary.longest
         for index, request in enumerate(requests):
             prompt = self.rules.prompt(request)
             slots = self.rules.slots(prompt)
@@ -110,32 +108,24 @@ class MicroLmEngine:
                 jobs.append((index, _Job(request, slots, encoded, prompt.text)))
         jobs.sort(key=lambda job: len(job[1].encoded.ids))
         with self._turn, torch.inference_mode():
-            for at in range(0, len(jobs), BATCH):
-                some = jobs[at : at + BATCH]
-                for (index, job), draft in zip(some, self._write([job for _, job in some]), strict=True):
-                    answers[index] = self._judge(job, draft)
+            drafts = self._write([job for _, job in jobs], sampled=False)
+            again = [
+                job for (_, job), draft in zip(jobs, drafts, strict=True) if draft.errors or draft.unheeded
+            ]
+            tries = iter(self._write([job for job in again for _ in range(TRIES)], sampled=True))
+            for (index, job), draft in zip(jobs, drafts, strict=True):
+                more = [next(tries) for _ in range(TRIES)] if draft.errors or draft.unheeded else []
+                answers[index] = _judge(job, draft, more)
         return [answer or _none("no answer was written") for answer in answers]
 
-    def _judge(self, job: _Job, draft: _Draft) -> SpecialistAnswer:
-        """The first draft if it keeps the rules, else the best of some more tries."""
-        factor = 1.0
-        strange = len(job.encoded.strange)
-        reason = f"never seen: {', '.join(job.encoded.strange[:3])}" if strange else ""
-        if draft.errors or draft.unheeded:
-            generator = torch.Generator().manual_seed(zlib.crc32(job.source.encode()))
-            tries = [draft, *self._write([job] * TRIES, generator)]
-            clean = [d for d in tries if not d.errors]
-            if not clean:
-                return _none("; ".join([*draft.errors, reason] if reason else draft.errors))
-            draft = min(clean, key=lambda d: (d.unheeded, -d.score))
-            factor = AGAIN_FACTOR
-        confidence = math.exp(draft.score) * factor * STRANGE_FACTOR**strange
-        return SpecialistAnswer(content=draft.text, confidence=min(1.0, confidence), reason=reason)
-
-    def _write(self, jobs: Sequence[_Job], generator: torch.Generator | None = None) -> list[_Draft]:
-        """Greedy drafts; with a generator, sampled ones that do not end before all required values are there."""
-        written = _decode(self.model, self.vocabulary, jobs, generator)
-        return [self._draft(job, ids, score) for job, (ids, score) in zip(jobs, written, strict=True)]
+    def _write(self, jobs: Sequence[_Job], *, sampled: bool) -> list[_Draft]:
+        """Greedy drafts, or sampled ones that do not end before all required values are there."""
+        drafts = []
+        for at in range(0, len(jobs), BATCH):
+            some = jobs[at : at + BATCH]
+            written = _decode(self.model, self.vocabulary, some, sampled=sampled)
+            drafts += [self._draft(job, ids, score) for job, (ids, score) in zip(some, written, strict=True)]
+        return drafts
 
     def _draft(self, job: _Job, ids: list[int] | None, score: float) -> _Draft:
         if ids is None:
@@ -148,6 +138,19 @@ class MicroLmEngine:
         return _Draft(text, score, tuple(errors if text else ["the answer is empty"]), unheeded)
 
 
+def _judge(job: _Job, draft: _Draft, more: Sequence[_Draft]) -> SpecialistAnswer:
+    """The first draft if it keeps the rules, else the best of the further tries."""
+    strange = job.encoded.strange
+    reason = f"never seen: {', '.join(strange[:3])}" if strange else ""
+    factor = AGAIN_FACTOR if more else 1.0
+    clean = [d for d in (draft, *more) if not d.errors]
+    if not clean:
+        return _none("; ".join([*draft.errors, reason] if reason else draft.errors))
+    best = min(clean, key=lambda d: (d.unheeded, -d.score))
+    confidence = math.exp(best.score) * factor * STRANGE_FACTOR ** len(strange)
+    return SpecialistAnswer(content=best.text, confidence=min(1.0, confidence), reason=reason)
+
+
 def _none(reason: str) -> SpecialistAnswer:
     return SpecialistAnswer(content=None, confidence=0.0, reason=reason)
 
@@ -155,7 +158,7 @@ def _none(reason: str) -> SpecialistAnswer:
 class _Rows:
     """The state of a batch while it is decoded: what each row may say next, has said, and still owes."""
 
-    def __init__(self, vocabulary: Vocabulary, jobs: Sequence[_Job]) -> None:
+    def __init__(self, vocabulary: Vocabulary, jobs: Sequence[_Job], *, sampled: bool) -> None:
         limit = vocabulary.bpe.get_vocab_size()
         special = vocabulary.special
         self.eos = special[EOS]
@@ -169,23 +172,25 @@ class _Rows:
         self.said: list[list[int]] = [[] for _ in jobs]
         self.scores = [0.0] * len(jobs)
         self.done = [False] * len(jobs)
+        #: one source of chance for each row, so that a row's answer does not depend on its batch
+        self.chance = (
+            [random.Random(f"{n % TRIES}/{job.source}") for n, job in enumerate(jobs)] if sampled else []
+        )
 
-    def choose(
-        self, logits: torch.Tensor, rows: Sequence[int], generator: torch.Generator | None
-    ) -> torch.Tensor:
+    def choose(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """The next token of each of `rows`; shape (rows,). Logits have shape (rows, vocabulary)."""
         allowed = logits + self.banned[list(rows)]
-        if generator is not None:
+        if self.chance:
             for n, row in enumerate(rows):
                 if self.owed[row]:
                     allowed[n, self.eos] = -math.inf
         logs = torch.log_softmax(allowed, dim=-1)
-        if generator is None:
-            tokens = logs.argmax(dim=-1)
+        if self.chance:
+            drawn = torch.tensor([[self.chance[row].random()] for row in rows])
+            reached = torch.softmax(allowed / TEMPERATURE, dim=-1).cumsum(dim=-1)
+            tokens = torch.searchsorted(reached, drawn * reached[:, -1:], right=True).squeeze(1)
         else:
-            tokens = torch.multinomial(
-                torch.softmax(allowed / TEMPERATURE, dim=-1), 1, generator=generator
-            ).squeeze(1)
+            tokens = logs.argmax(dim=-1)
         for n, row in enumerate(rows):
             token = int(tokens[n])
             self.scores[row] += float(logs[n, token])
@@ -196,7 +201,7 @@ class _Rows:
 
 
 def _decode(
-    model: LlamaForCausalLM, vocabulary: Vocabulary, jobs: Sequence[_Job], generator: torch.Generator | None
+    model: LlamaForCausalLM, vocabulary: Vocabulary, jobs: Sequence[_Job], *, sampled: bool
 ) -> list[tuple[list[int] | None, float]]:
     """Ids without `<eos>` and their mean log probability for each job; None where the answer does not end."""
     width = max(len(job.encoded.ids) for job in jobs)
@@ -205,11 +210,11 @@ def _decode(
     for row, job in enumerate(jobs):
         ids[row, width - len(job.encoded.ids) :] = torch.tensor(job.encoded.ids)
         mask[row, width - len(job.encoded.ids) :] = 1
-    rows = _Rows(vocabulary, jobs)
+    rows = _Rows(vocabulary, jobs, sampled=sampled)
     active = list(range(len(jobs)))
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    for _ in range(MAX_NEW_TOKENS):
+    for _ in range(int(1.25 * vocabulary.longest) + 8):
         out = model(
             input_ids=ids,
             attention_mask=mask,
@@ -218,7 +223,7 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         )
-        tokens = rows.choose(out.logits[:, -1], active, generator)
+        tokens = rows.choose(out.logits[:, -1], active)
         going = [n for n, row in enumerate(active) if not rows.done[row]]
         if not going:
             break

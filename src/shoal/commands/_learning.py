@@ -46,6 +46,8 @@ def run_learn(
     """Learn from all traces of a data folder; returns the report as plain data. Raises as `learn` does."""
     # before torch is imported; more threads than cores only get in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    # threads that spin while they wait make training four times slower as soon as anything else wants a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loader: EngineLoader = load
     with fraction_bar("learning", progress) as tell:
         report = learn(

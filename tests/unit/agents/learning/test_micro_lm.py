@@ -34,7 +34,7 @@ def sales(count: int, seed: int) -> list[Example]:
     return out
 
 
-def context(work: Path, seconds: float = 1.5, stopped: Callable[[], bool] = lambda: False) -> TrainContext:
+def context(work: Path, seconds: float = 0.8, stopped: Callable[[], bool] = lambda: False) -> TrainContext:
     return TrainContext(seed=3, seconds=seconds, work=work, monotonic=lambda: 0.0, stopped=stopped)
 
 
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_stopped_run_goes_on_to_them(
 
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path) -> None:
     ticks = iter(range(100_000))
-    slow = TrainContext(seed=0, seconds=1.5, work=tmp_path / "w", monotonic=lambda: float(next(ticks)))
+    slow = TrainContext(seed=0, seconds=0.8, work=tmp_path / "w", monotonic=lambda: float(next(ticks)))
     report = train_micro_lm(sales(80, 1), sales(20, 2), tmp_path / "m", slow)
     assert report.cut_by_clock and report.steps < report.details["planned_steps"]
 

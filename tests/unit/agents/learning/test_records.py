@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from shoal.agents.learning.records import Leaf, find_record, general_path, parse_record
@@ -98,6 +100,15 @@ def test_equals_pairs_are_read(text: str) -> None:
 )
 def test_text_without_a_record_gives_none(text: str) -> None:
     assert parse_record(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["aB3_" * 50_000, "Ab " * 50_000, "a=" * 50_000, "a: " * 50_000, '{"a":' * 50_000]
+)
+def test_endless_text_is_read_in_no_time(text: str) -> None:
+    started = time.monotonic()
+    parse_record(text)
+    assert time.monotonic() - started < 2
 
 
 def test_a_key_that_comes_twice_gets_positions() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import pytest
 
@@ -128,6 +129,14 @@ def test_free_text_gives_numbers_quotes_and_names_as_values() -> None:
         "30",
         "$1,200.50",
     ]
+
+
+@pytest.mark.parametrize("text", ["aB3" * 50_000, "Ab " * 50_000, '"' * 50_000, "1" * 50_000, "1,2" * 30_000])
+def test_endless_prompts_and_answers_are_checked_in_no_time(text: str) -> None:
+    rules = learn_slot_rules(weather(40))
+    started = time.monotonic()
+    rules.errors(ask(text), text)
+    assert time.monotonic() - started < 5
 
 
 def delexed(record: dict[str, object], answer: str) -> tuple[list[str | Ref], str, list[str]]:

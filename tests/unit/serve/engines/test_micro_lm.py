@@ -37,7 +37,7 @@ def weather(count: int) -> list[Example]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("micro_lm")
-    context = TrainContext(seed=0, seconds=12, work=root / "work", monotonic=lambda: 0.0)
+    context = TrainContext(seed=0, seconds=8, work=root / "work", monotonic=lambda: 0.0)
     train_micro_lm(weather(150), weather(20), root / "model", context)
     seal(root / "model", {"kind": "micro_lm"})
     return root / "model"
