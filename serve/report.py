@@ -31,6 +31,7 @@ from shoal.serve.report_evidence import (
     clip,
     read_curve,
     read_figures,
+    read_reason,
     read_worst,
 )
 from shoal.serve.report_svg import CurvePoint, bar, risk_coverage
@@ -257,7 +258,8 @@ def _task_view(task: Task, versions: Sequence[Version], tally: Tally, all_calls:
         verdict = "not tried"
     else:
         verdict = "not passed" if shown.state is VersionState.REJECTED else "specialist"
-    why = (shown.reason if shown is not None else "") or task.reason
+    # the version's own reason says what last happened to its state; the gate's says what it is worth
+    why = read_reason(evidence) or (shown.reason if shown is not None else "") or task.reason
     calls = tally.calls or task.calls
     return TaskView(
         anchor=str(task.id),

@@ -79,6 +79,15 @@ def read_curve(evidence: Mapping[str, Any]) -> list[CurvePoint]:
     return []
 
 
+def read_reason(evidence: Mapping[str, Any]) -> str:
+    """The gate's reasons in one text; empty where the evidence has none."""
+    for place in (evidence, *_sections(evidence)):
+        reasons = place.get("reasons")
+        if isinstance(reasons, list | tuple) and reasons:
+            return " ".join(str(reason) for reason in reasons)
+    return ""
+
+
 def read_worst(evidence: Mapping[str, Any]) -> list[ExampleView]:
     """Examples that a specialist got wrong, where the evidence keeps some."""
     for place in (evidence, *_sections(evidence)):

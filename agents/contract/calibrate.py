@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 #: a threshold that no confidence reaches: the specialist never answers
 NEVER = 2.0
+#: how far below the least sure calibration answer the threshold lies where all of them may be given
+_SLACK = 0.75
 _MOST_STEPS = 100
 
 
@@ -140,7 +142,7 @@ def calibrate(
             conf.size, alpha, delta, curve, f"no threshold keeps wrong answers at or below {alpha:.1%}."
         )
     return Calibration(
-        threshold=best.threshold,
+        threshold=_relaxed(best.threshold, conf),
         feasible=True,
         coverage=best.coverage,
         risk=best.risk,
@@ -192,19 +194,25 @@ def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[flo
     wrong before there are enough others to bear it. For the same reason it starts with room for one wrong answer, if it can.
     """
     ordered = np.sort(conf[conf > 0])[::-1]
-    counts = []
-    answered = 1
-    for wrong in range(len(ordered)):
-        while answered <= len(ordered) and upper_bound(wrong, answered, delta) > alpha:
-            answered += 1
-        if answered > len(ordered):
-            break
-        counts.append(answered)
+    if not ordered.size:
+        return []
+    answered = np.arange(1, ordered.size + 1)
+    # the exact test rejects where the chance of so few wrong ones is at most delta: the quantile is the first that is too many
+    bearable = binom.ppf(delta, answered, alpha) - 1
+    counts = answered[np.flatnonzero(np.diff(bearable, prepend=-1.0) > 0)].tolist()
     if len(counts) > 1:
         counts = counts[1:]
     if counts and counts[-1] != len(ordered):
         counts.append(len(ordered))
     return list(dict.fromkeys(float(ordered[c - 1]) for c in counts))
+
+
+def _relaxed(threshold: float, conf: NDArray[np.float64]) -> float:
+    """Where even the least sure calibration answer may be given, an answer a little less sure than that one may be, too.
+
+    On the calibration calls it lets through the same answers, so the test says the same of it; it looks at no verdict.
+    """
+    return threshold if (conf[conf > 0] < threshold).any() else threshold * _SLACK
 
 
 def _check(confidences: Sequence[float], wrong: Sequence[bool], alpha: float, delta: float) -> None:

@@ -14,7 +14,7 @@ from shoal.agents.registry.records import TaskId
 #: of the limit, what may be planned; the rest is margin for a slower machine
 PLANNED_SHARE = 0.75
 #: nominal seconds to read one trace and find its task
-_SECONDS_PER_TRACE = 0.004
+_SECONDS_PER_TRACE = 0.002
 _START_S = 6.0
 #: nominal seconds to put one held-out call to a language model
 _SECONDS_PER_HELD_OUT = 0.03

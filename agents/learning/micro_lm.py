@@ -34,7 +34,9 @@ NOMINAL_TOKENS_PER_S = 12_000
 STEP_SHARE = 0.8
 #: the clock cuts a run only where it is this much slower than nominal
 CLOCK_SLACK = 1.15
-MAX_EPOCHS = 60
+MAX_EPOCHS = 30
+#: fewer steps than this are not enough for any task, however few its pairs
+MIN_STEPS = 400
 MAX_TOKENS = 512
 BATCH = 32
 PIECES = 3000
@@ -65,10 +67,10 @@ class Plan:
 
 
 def plan_steps(pairs: int, mean_tokens: float, seconds: float) -> Plan:
-    """As many steps as `seconds` allow at the nominal speed, at most `MAX_EPOCHS` passes over the pairs."""
+    """As many steps as `seconds` allow at the nominal speed, at most `MAX_EPOCHS` passes or `MIN_STEPS`."""
     per_epoch = math.ceil(pairs / BATCH)
     affordable = int(seconds * STEP_SHARE * NOMINAL_TOKENS_PER_S / (BATCH * mean_tokens))
-    steps = max(1, min(affordable, MAX_EPOCHS * per_epoch))
+    steps = max(1, min(affordable, max(MIN_STEPS, MAX_EPOCHS * per_epoch)))
     return Plan(steps, per_epoch, max(1, math.ceil(steps / EVALUATIONS)))
 
 

@@ -124,7 +124,7 @@ class Vocabulary:
         path = general_path(slot.leaf.path)
         ids: list[int] = []
         known = self.special.get(f"={path}={slot.leaf.text}")
-        if known is not None and not (vary is not None and vary.random() < 0.3):
+        if known is not None and not (vary is not None and vary.random() < 0.5):
             ids.append(known)
         token = self.special.get(f"@{slot.name}")
         hidden = vary is not None and vary.random() < 0.08

@@ -223,8 +223,12 @@ class RouterLoop:
             except Exception as error:
                 log.exception("the versions could not be deployed; trying again")
                 self.standing.trouble = repr(error)
-                self._wanted_changed.set()
+                self.want_again()
                 await asyncio.sleep(_RETRY_S)
+
+    def want_again(self) -> None:
+        """Tell the deployer anew on the next round."""
+        self._wanted_changed.set()
 
     async def deploy_once(self) -> None:
         """One round: tell the deployer if what is wanted has changed, then look what became of it."""

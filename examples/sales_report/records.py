@@ -195,7 +195,8 @@ def _figures(rng: random.Random, regions: tuple[str, ...], products: tuple[str, 
         "period": f"{rng.choice((2023, 2024, 2025))}-Q{rng.randint(1, 4)}",
         "revenue_k": rng.randint(120, 9800),
         "growth": _percent(total, whole=False),
-        **{name: round(value, 1) for name, value in points.items()},
+        # adding 0 turns a negative zero into a plain one
+        **{name: round(value, 1) + 0.0 for name, value in points.items()},
         "returns_rate": round(returns_rate, 1),
         "stock_out_days": stock_out_days,
     }

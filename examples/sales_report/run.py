@@ -33,6 +33,7 @@ from shoal.examples.sales_report.records import Record, figure_records, sentence
 from shoal.examples.sales_report.scoring import Price, Row, summary
 from shoal.home import Home
 from shoal.serve.client import AsyncClient
+from shoal.serve.report_evidence import read_reason
 from shoal.serve.site import start_site, stop_site
 
 _STANDIN_START_S = 30.0
@@ -246,6 +247,7 @@ def run_demo(
     return summary(
         generalist={"model": generalist.model, "base_url": generalist.base_url, "stand_in": is_stand_in}
         | ({"stated_latency_ms": scale.latency_ms} if is_stand_in else {}),
+        concurrency=(scale.log_concurrency, scale.unseen_concurrency, scale.unseen_concurrency),
         first=first,
         second=[
             replace(row, reference=reference.answer) for row, reference in zip(second, direct, strict=True)
@@ -427,5 +429,5 @@ def _specialist(name: str, version: Version) -> dict[str, Any]:
         "kind": version.kind,
         "alpha": version.alpha,
         "threshold": version.threshold,
-        "reason": version.reason,
+        "reason": read_reason(version.evidence),
     }

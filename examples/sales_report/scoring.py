@@ -231,6 +231,7 @@ def summary(
     first: Sequence[Row],
     second: Sequence[Row],
     direct: Sequence[Row],
+    concurrency: tuple[int, int, int],
     price: Price | None,
     specialists: Sequence[dict[str, Any]],
     seconds: dict[str, float],
@@ -241,19 +242,20 @@ def summary(
         first: the calls of the log, answered by the generalist through the site.
         second: the unseen calls through the site, each with the generalist's own answer as `reference`.
         direct: the unseen calls asked of the generalist itself, past the site.
+        concurrency: how many calls were under way at once in each of the three.
     """
     call_sites = call_site_figures(second)
     failed = sum(row.answer is None for row in (*first, *second, *direct))
     errors = sorted({row.error for row in (*first, *second, *direct) if row.error})
+    rounds = (("log", first), ("unseen", second), ("unseen, asked of the generalist", direct))
     stated = None
     if price is not None:
         stated = {"in": price.per_million_in, "out": price.per_million_out}
     return {
         "generalist": {**generalist, "stated_price_usd_per_million_tokens": stated},
         "rounds": [
-            round_figures("log", first, price),
-            round_figures("unseen", second, price),
-            round_figures("unseen, asked of the generalist", direct, price),
+            {**round_figures(name, rows, price), "concurrency": at_once}
+            for (name, rows), at_once in zip(rounds, concurrency, strict=True)
         ],
         "call_sites": call_sites,
         "specialists": list(specialists),

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import httpx
-from tests.cluster import tickets
+import tickets
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,10 @@ def tell_result(result: Mapping[str, Any]) -> None:
     sites = result["call_sites"]
     out.print()
     table = Table(box=None, pad_edge=False, title_justify="left", width=_WIDTH)
-    table.title = f"Before: {before['calls']:,} calls of the log. After: {after['calls']:,} calls not in it."
+    table.title = (
+        f"Before: the {before['calls']:,} calls of the log, {before['concurrency']} at once. "
+        f"After: {after['calls']:,} calls not in it, {after['concurrency']} at once."
+    )
     table.add_column("")
     for name in sites:
         table.add_column(f"{name}\nbefore", justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -35,18 +36,23 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("specialist", "kind", "state"):
         table.add_column(heading, overflow="fold")
-    table.add_column("coverage", justify="right")
-    table.add_column("why", overflow="fold")
+    for heading in ("answers", "of those right"):
+        table.add_column(heading, justify="right")
     for version in versions:
-        coverage = version.evidence.get("coverage")
         table.add_row(
             f"{escape(tasks[version.task_id].name)}@{version.number}",
             version.kind,
             str(version.state),
-            "-" if coverage is None else f"{coverage:.0%}",
-            escape(version.reason),
+            _share(version, "coverage"),
+            _share(version, "right_answered"),
         )
     out.print(table)
+    out.print("Shares of held-out calls. Why, and every figure: shoal specialists show TASK@N", style="dim")
+
+
+def _share(version: Version, name: str) -> str:
+    figure = version.evidence.get("gate", {}).get("figures", {}).get(name, {})
+    return f"{figure['value']:.1%}" if figure.get("count") else "-"
 
 
 @app.command("show")
@@ -64,14 +70,26 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
         f"contract: at most {version.alpha:.0%} of its answers wrong, with confidence {1 - version.delta:.0%}; "
         f"answers from confidence {version.threshold:.4f}"
     )
-    for heading, fields in (("evidence", version.evidence), ("needs", version.needs)):
-        table = Table(title=heading, box=None, title_justify="left", show_header=False, pad_edge=False)
-        for name, value in fields.items():
-            if not isinstance(value, (list, dict)) or len(str(value)) < 60:
-                table.add_row(name, escape(str(value)))
-        out.print(table)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("held-out calls", "value", "95% interval", "calls"):
+        table.add_column(heading, justify="left" if heading == "held-out calls" else "right")
+    for name, figure in version.evidence.get("gate", {}).get("figures", {}).items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{figure['value']:.3f}",
+            f"{figure['low']:.3f} - {figure['high']:.3f}",
+            str(figure["count"]),
+        )
+    out.print(table)
+    needs = ", ".join(f"{name} {value}" for name, value in version.needs.items() if value != "")
+    out.print(f"needs: {escape(needs) or '-'}", highlight=False)
+    out.print("history:", highlight=False)
     for event in history:
-        out.print(f"  {escape(str(event))}", highlight=False)
+        when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M")
+        out.print(
+            f"  {when} UTC  {event['from'] or 'new'} -> {event['to']}: {escape(str(event['reason']))}",
+            highlight=False,
+        )
 
 
 @app.command("promote")

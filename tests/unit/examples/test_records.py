@@ -54,6 +54,7 @@ def test_growth_goes_up_and_down_in_whole_and_decimal_per_cent_and_is_never_zero
 
 def test_figures_are_plausible() -> None:
     for record in figure_records(500, seed=0):
+        assert "-0.0" not in str(record)
         assert 0 < record["returns_rate"] < 20 and 0 <= record["stock_out_days"] <= 31
         channels = sum(record[name] for name in ("online", "stores", "partners", "price_effect"))
         # what the channels brought is the growth, but for what returns and empty shelves took

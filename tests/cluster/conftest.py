@@ -1,0 +1,149 @@
+"""One site for the whole session: a Ray of its own, a generalist in another process, and a specialist that serves.
+
+Nothing of it is written to the home folder, and at the end nothing of it may be left.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tickets
+
+from shoal.agents.registry.records import Task, Version
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.traces.store import ParquetTraceStore
+from shoal.config import Config
+from shoal.home import Home
+from shoal.nodes.site_key import load_or_create_key
+from shoal.nodes.spool import read_spool
+from shoal.serve.processes import describe, free_ports, site_processes
+from shoal.serve.site import Started, alive_processes, start_site, stop_site
+
+MODEL = "stub-large"
+
+
+@dataclass
+class Site:
+    """A running site and what a test needs of it."""
+
+    home: Home
+    config: Config
+    started: Started
+    task: Task
+    version: Version
+    registry: SqlRegistry
+
+    @property
+    def url(self) -> str:
+        return self.started.record.url
+
+    @property
+    def grpc(self) -> str:
+        return self.started.record.grpc_address
+
+    def ask(self, text: str, **changes: object) -> httpx.Response:
+        body = {**tickets.body(text), **changes}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=30)
+
+    def served_by(self, text: str = "Hello, I have a question about my invoice.") -> str:
+        answer = self.ask(text)
+        answer.raise_for_status()
+        return answer.headers["X-Shoal-Served-By"]
+
+    def wait_until(self, is_so: object, *, within_s: float) -> float:
+        """Seconds until the callable `is_so` gives something true. Raises TimeoutError."""
+        assert callable(is_so)
+        began = time.monotonic()
+        while time.monotonic() - began < within_s:
+            if is_so():
+                return time.monotonic() - began
+            time.sleep(0.05)
+        raise TimeoutError(f"still not so after {within_s} s")
+
+    def served_by_specialist(self) -> bool:
+        return self.served_by().startswith("specialist/")
+
+    def pid(self, name: str) -> int:
+        """The process whose shown name contains `name`."""
+        views = describe(alive_processes(self.started.record))
+        return next(view.pid for view in views if name in view.name)
+
+    def kept_traces(self) -> set[str]:
+        """Ids in the spool and in the readable traces. The spool is read twice: the compactor moves traces meanwhile."""
+        key = load_or_create_key(self.home.key)
+        ids = {str(record["id"]) for record in read_spool(self.home.spool, key)}
+        ids |= {trace.id for trace in ParquetTraceStore(self.home).scan()}
+        return ids | {str(record["id"]) for record in read_spool(self.home.spool, key)}
+
+
+@pytest.fixture(scope="session")
+def generalist() -> Iterator[str]:
+    """Base URL of the stub generalist."""
+    [port] = free_ports(1)
+    script = Path(__file__).with_name("stub_generalist.py")
+    process = subprocess.Popen([sys.executable, str(script), str(port)])
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/models", timeout=1).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, generalist: str) -> Iterator[Site]:
+    home = Home(tmp_path_factory.mktemp("site") / "home").create()
+    task, version = tickets.install(home)
+    port, grpc_port = free_ports(2)
+    config = Config.model_validate(
+        {
+            "generalist": {"base_url": generalist, "model": MODEL},
+            "serve": {"port": port, "grpc_port": grpc_port, "num_cpus": 2},
+            "storage": {"min_free_mb": 1},
+        }
+    )
+    before = set(psutil.pids())
+    started = start_site(home, config)
+    registry = SqlRegistry(home.database)
+    try:
+        yield Site(home, config, started, task, version, registry)
+    finally:
+        registry.close()
+        stop_site(home)
+    record = started.record
+    assert site_processes(record.id) == [], "processes of the site are left"
+    left = [p for p in set(psutil.pids()) - before if _mentions(p, record.run_folder)]
+    assert left == [], "processes that use the site's folder are left"
+    assert not Path(record.run_folder).exists()
+    assert not home.site.exists()
+    for free in (record.port, record.grpc_port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", free))
+
+
+def _mentions(pid: int, folder: str) -> bool:
+    try:
+        return any(folder in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False

@@ -1,0 +1,138 @@
+"""kill -9 under load: no acknowledged trace is lost, somebody answers soon, specialists come back, errors are clean."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import pytest
+from conftest import Site
+from load import Got, Load
+
+pytestmark = pytest.mark.cluster
+
+_BEFORE_S = 2.0
+_SPECIALISTS_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What clients saw of a kill; times in seconds after it."""
+
+    got: list[Got]
+    killed_at: float
+
+    @property
+    def after(self) -> list[Got]:
+        return [g for g in self.got if g.until >= self.killed_at]
+
+    @property
+    def next_answer_s(self) -> float:
+        """When the first call that was sent after the kill was answered."""
+        return min(g.until for g in self.got if g.ok and g.at >= self.killed_at) - self.killed_at
+
+    @property
+    def specialist_s(self) -> float:
+        """When a specialist answered a call that was sent after the kill."""
+        answers = [g for g in self.got if g.ok and g.at >= self.killed_at and is_specialist(g)]
+        return min(g.until for g in answers) - self.killed_at
+
+    @property
+    def longest_s(self) -> float:
+        return max(g.until - g.at for g in self.after)
+
+    def line(self, what: str) -> str:
+        bad = sum(not g.ok for g in self.got)
+        return (
+            f"{what}: next answer {self.next_answer_s:.2f} s, specialist {self.specialist_s:.2f} s, "
+            f"longest call {self.longest_s:.2f} s, {bad} of {len(self.got)} calls failed"
+        )
+
+
+def is_specialist(got: Got) -> bool:
+    return got.served_by.startswith("specialist/")
+
+
+async def kill(site: Site, name: str) -> Outcome:
+    """Kill the process under load, and keep calling until a new one of the name has answered again, or time is up."""
+    await asyncio.to_thread(site.wait_until, site.served_by_specialist, within_s=20)
+    async with Load(site.url) as load:
+        await asyncio.sleep(_BEFORE_S)
+        old = site.pid(name)
+        killed_at = time.monotonic()
+        os.kill(old, signal.SIGKILL)
+        while time.monotonic() - killed_at < _SPECIALISTS_WITHIN_S:
+            await asyncio.sleep(0.25)
+            if await asyncio.to_thread(_is_back, site, name, old, load, killed_at):
+                break
+        await asyncio.sleep(1)
+    return Outcome(got=load.got, killed_at=killed_at)
+
+
+def _is_back(site: Site, name: str, old: int, load: Load, killed_at: float) -> bool:
+    try:
+        new = site.pid(name)
+    except StopIteration:
+        return False
+    # a call that was sent well after the kill: what was already under way when it came does not count
+    answered = any(is_specialist(g) and g.at > killed_at + 0.5 for g in load.got)
+    return new != old and answered
+
+
+def check_clean(outcome: Outcome) -> None:
+    """Every failure is a broken connection or an error of OpenAI's shape."""
+    for got in outcome.got:
+        if got.ok or got.status == 0:
+            continue
+        assert got.status in (500, 502, 503, 504), got
+        assert json.loads(got.body)["error"]["message"], got
+
+
+def check_nothing_lost(site: Site, outcome: Outcome) -> None:
+    kept = site.kept_traces()
+    acknowledged = {g.trace_id for g in outcome.got if g.ok}
+    assert acknowledged
+    assert acknowledged - kept == set()
+
+
+async def test_the_death_of_a_specialist_replica_costs_no_answer(site: Site) -> None:
+    outcome = await kill(site, "shoal-host:")
+    print(outcome.line("specialist replica"))
+    check_nothing_lost(site, outcome)
+    check_clean(outcome)
+    assert outcome.next_answer_s < 2
+    assert all(g.ok for g in outcome.got)
+    assert outcome.longest_s < 3
+    assert outcome.specialist_s < _SPECIALISTS_WITHIN_S
+
+
+async def test_the_death_of_the_router_actor_is_not_noticed_by_any_call(site: Site) -> None:
+    outcome = await kill(site, "RouterActor")
+    print(outcome.line("router actor"))
+    check_nothing_lost(site, outcome)
+    assert all(g.ok for g in outcome.got)
+    assert outcome.next_answer_s < 2
+    assert outcome.specialist_s < 2
+
+
+async def test_the_gateway_is_back_within_ten_seconds_of_its_death_and_errors_are_clean(site: Site) -> None:
+    outcome = await kill(site, "shoal-gateway:")
+    print(outcome.line("gateway replica"))
+    check_nothing_lost(site, outcome)
+    check_clean(outcome)
+    assert outcome.next_answer_s < 10
+    assert outcome.specialist_s < _SPECIALISTS_WITHIN_S
+
+
+async def test_a_router_that_was_killed_still_takes_changes_once_it_is_back(site: Site) -> None:
+    from shoal.agents.registry.records import VersionState
+
+    os.kill(site.pid("RouterActor"), signal.SIGKILL)
+    site.registry.set_state(site.version.key, VersionState.PAUSED, reason="test")
+    await asyncio.to_thread(site.wait_until, lambda: not site.served_by_specialist(), within_s=15)
+    site.registry.set_state(site.version.key, VersionState.SERVING, reason="test")
+    await asyncio.to_thread(site.wait_until, site.served_by_specialist, within_s=15)

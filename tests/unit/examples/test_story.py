@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from shoal.commands import _shared, demo
+from shoal.commands._shared import run_app
+from shoal.errors import GeneralistUnavailable, UsageError
+from shoal.examples.sales_report import run
+from shoal.examples.sales_report.prompts import ANALYSE, CALL_SITES, WRITE
+from shoal.examples.sales_report.scoring import Price, Row, summary
+
+RIGHT = '{"driver": "pricing", "action": "keep the new price"}'
+RECORD = {"region": "Andes", "growth": 4, "driver": "gift cards"}
+
+
+def rows(served_by: str, latency_ms: float) -> list[Row]:
+    texts = {ANALYSE: RIGHT, WRITE: "Revenue in Andes grew 4% on gift cards."}
+    return [
+        Row(
+            call_site=site,
+            record=RECORD,
+            answer=texts[site],
+            reference=texts[site],
+            served_by=served_by,
+            latency_ms=latency_ms,
+            prompt_tokens=100,
+            completion_tokens=20,
+            novel=number % 2 == 0,
+        )
+        for site in CALL_SITES
+        for number in range(10)
+    ]
+
+
+def result(served_by: str = "specialist/sales@1") -> dict[str, Any]:
+    said = summary(
+        generalist={"model": "stand-in-generalist", "stand_in": True},
+        first=rows("generalist/stand-in-generalist", 130),
+        second=rows(served_by, 20),
+        direct=rows("generalist/stand-in-generalist", 125),
+        concurrency=(16, 4, 4),
+        price=Price(2.5, 10),
+        specialists=[],
+        seconds={"learn": 60.0, "total": 99.5},
+    )
+    return {**said, "home": None, "report": "/tmp/demo.html"}
+
+
+def test_the_summary_is_json_with_the_flat_figures() -> None:
+    said = json.loads(json.dumps(result()))
+    assert said["demo_specialist_share"] == 1.0 and said["demo_structured_agreement"] == 1.0
+    assert said["demo_seconds"] == 99.5 and said["broken_promises"] == []
+    assert [(r["name"], r["calls"], r["concurrency"]) for r in said["rounds"][:2]] == [
+        ("log", 20, 16),
+        ("unseen", 20, 4),
+    ]
+    assert said["rounds"][0]["cost_usd_per_1000"] == 0.45 and said["rounds"][1]["cost_usd_per_1000"] == 0
+    assert said["call_sites"][WRITE]["values_carried"] == 1.0
+    assert {e["call_site"] for e in said["examples"]} == set(CALL_SITES)
+
+
+def test_the_story_says_who_the_stand_in_is_what_was_broken_and_where_to_look(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _tell(result("generalist/stand-in-generalist"), capsys)
+    assert "stand-in-generalist (a stand-in)" in told and "stated price 2.50/10.00" in told
+    assert told.count("not as promised") == 2
+    assert "/tmp/demo.html" in told and "shoal traces import" in told and "--keep" in told
+    assert max(map(len, told.splitlines())) <= 80
+    kept = _tell({**result(), "home": "/tmp/kept"}, capsys)
+    assert "shoal tasks ls --home /tmp/kept" in kept and "not as promised" not in kept
+
+
+def _tell(said: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    demo.tell_result(said)
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Replaces the slow part of the demo by `outcome`, a result or an exception."""
+    box: dict[str, Any] = {"outcome": result()}
+
+    def told(home: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        home.create()
+        box["home"], box["generalist"] = home.root, args[0]
+        if isinstance(box["outcome"], BaseException):
+            raise box["outcome"]
+        outcome: dict[str, Any] = box["outcome"]
+        return outcome
+
+    monkeypatch.setattr(run, "run_demo", told)
+    monkeypatch.setattr(demo, "_write_report", lambda home, page: page.write_text("page"))
+    monkeypatch.setattr(demo.tempfile, "tempdir", str(tmp_path))
+    return box
+
+
+def call(*arguments: str) -> int:
+    app = typer.Typer()
+    app.command("demo")(demo.demo)
+    app.command("other")(lambda: None)
+    return run_app(app, ["demo", *arguments])
+
+
+REAL = ("--generalist", "http://127.0.0.1:9/v1", "--model", "big")
+
+
+def test_with_json_there_is_one_object_and_the_own_folder_is_removed(
+    story: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--json", *REAL) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["home"] is None and Path(said["report"]).read_text() == "page"
+    assert not story["home"].exists() and story["generalist"].model == "big"
+
+
+def test_a_kept_or_named_folder_stays(
+    story: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--json", "--keep", *REAL) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert Path(kept["report"]) == story["home"] / "report.html" and story["home"].is_dir()
+    assert call("--json", "--home", str(tmp_path / "mine"), *REAL) == 0
+    assert json.loads(capsys.readouterr().out)["home"] == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "exit_code", "stays"),
+    [
+        (result("generalist/x"), 1, False),
+        (KeyboardInterrupt(), _shared.EXIT_STOPPED, False),
+        (GeneralistUnavailable("It is away.", remedy="Wake it."), 1, True),
+    ],
+)
+def test_what_went_wrong_is_the_exit_code(
+    story: dict[str, Any], outcome: Any, exit_code: int, stays: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story["outcome"] = outcome
+    assert call(*REAL) == exit_code
+    assert story["home"].exists() == stays
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--model", "big"),
+        ("--generalist", "http://127.0.0.1:9/v1"),
+        ("--price", "1", "2"),
+        ("--generalist", "ftp://x", "--model", "big"),
+        (*REAL, "--api-key-env", "SHOAL_TEST_NOT_SET"),
+        (*REAL, "--price", "-1", "2"),
+    ],
+)
+def test_wrong_usage_exits_2_before_anything_starts(
+    story: dict[str, Any], arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    assert "home" not in story
+    capsys.readouterr()
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shoal.db").write_text("")
+    with pytest.raises(UsageError, match="not empty"):
+        demo._folder(tmp_path)
