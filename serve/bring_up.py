@@ -61,10 +61,9 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
 
     _quiet()
     if starting is not None:
-        from shoal.serve.ray_local import close_client_server, finish_ray
+        from shoal.serve.ray_local import finish_ray
 
-        finish_ray(starting, home.logs / "ray-start.log")
-        close_client_server(job["ray"]["site_id"])
+        finish_ray(starting, home.logs / "ray-start.log", dashboard=job["ray"]["dashboard"])
     say("step", "connecting to Ray")
     _connect(ray, job["address"])
     pin = {} if local else _pin(ray)

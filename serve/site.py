@@ -40,7 +40,7 @@ from shoal.serve.site_record import SiteRecord, read_record, write_record
 
 _BRING_UP_TIMEOUT_S = 240
 _DRAIN_S = 1.5
-_STOP_GRACE_S = 1.0
+_STOP_GRACE_S = 0.4
 
 Step = Callable[[str], None]
 

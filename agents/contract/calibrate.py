@@ -25,6 +25,8 @@ NEVER = 2.0
 #: how far below the least sure calibration answer the threshold lies where all of them may be given
 _SLACK = 0.75
 _MOST_STEPS = 100
+#: share of the calls that the first threshold lets through
+_START_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,8 @@ def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[flo
     """Thresholds that let through as many calls as it takes to afford one wrong answer more than the step before.
 
     How many calls that is follows from alpha and delta alone. Smaller steps would only be lost to chance: the next call may be
-    wrong before there are enough others to bear it. For the same reason it starts with room for one wrong answer, if it can.
+    wrong before there are enough others to bear it. For the same reason it starts with room for one wrong answer and with a good
+    part of the calls, if it can: a few logged answers are wrong themselves, and near the top one of those would end it.
     """
     ordered = np.sort(conf[conf > 0])[::-1]
     if not ordered.size:
@@ -201,9 +204,9 @@ def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[flo
     bearable = binom.ppf(delta, answered, alpha) - 1
     counts = answered[np.flatnonzero(np.diff(bearable, prepend=-1.0) > 0)].tolist()
     if len(counts) > 1:
-        counts = counts[1:]
-    if counts and counts[-1] != len(ordered):
-        counts.append(len(ordered))
+        counts = [c for c in counts[1:] if c >= _START_SHARE * ordered.size] or counts[-1:]
+    if counts and counts[-1] != ordered.size:
+        counts.append(int(ordered.size))
     return list(dict.fromkeys(float(ordered[c - 1]) for c in counts))
 
 

@@ -219,9 +219,15 @@ def _temperature(logits: Matrix, y: NDArray[np.int64]) -> float:
     if not len(at):
         return 1.0
 
+    # one call more, answered by chance: without it, a few calls that are all right would ask for certainty
+    smoothing = 1.0 / (len(at) + 1)
+
     def surprise(log_factor: float) -> float:
-        chosen = _softmax(logits[at] * np.exp(log_factor))[np.arange(len(at)), y[at]]
-        return float(-np.log(chosen + 1e-12).mean())
+        probabilities = np.log(_softmax(logits[at] * np.exp(log_factor)) + 1e-12)
+        chosen = probabilities[np.arange(len(at)), y[at]]
+        possible = np.isfinite(logits[at])
+        by_chance = np.where(possible, probabilities, 0.0).sum(axis=1) / possible.sum(axis=1)
+        return float(-((1 - smoothing) * chosen + smoothing * by_chance).mean())
 
     return float(np.exp(minimize_scalar(surprise, bounds=(-3.0, 4.0), method="bounded").x))
 

@@ -32,8 +32,8 @@ KIND = "micro_lm"
 NOMINAL_TOKENS_PER_S = 12_000
 #: share of the time given that steps may take; the rest is for reading, evaluating and writing
 STEP_SHARE = 0.8
-#: the clock cuts a run only where it is this much slower than nominal
-CLOCK_SLACK = 1.15
+#: of the time given, what a run that is far slower than nominal may take; one at nominal speed never comes near
+CLOCK_SLACK = 1.1
 MAX_EPOCHS = 30
 #: fewer steps than this are not enough for any task, however few its pairs
 MIN_STEPS = 400
@@ -41,6 +41,7 @@ MAX_TOKENS = 512
 BATCH = 32
 PIECES = 3000
 PEAK_RATE = 3e-3
+WARM_STEPS = 30
 EVALUATIONS = 10
 #: shares of the pairs that are enough to leave all others out, see `faithful`
 HEEDING_SHARE = 0.35
@@ -63,7 +64,6 @@ class Plan:
 
     steps: int
     steps_per_epoch: int
-    evaluate_every: int
 
 
 def plan_steps(pairs: int, mean_tokens: float, seconds: float) -> Plan:
@@ -71,7 +71,13 @@ def plan_steps(pairs: int, mean_tokens: float, seconds: float) -> Plan:
     per_epoch = math.ceil(pairs / BATCH)
     affordable = int(seconds * STEP_SHARE * NOMINAL_TOKENS_PER_S / (BATCH * mean_tokens))
     steps = max(1, min(affordable, max(MIN_STEPS, MAX_EPOCHS * per_epoch)))
-    return Plan(steps, per_epoch, max(1, math.ceil(steps / EVALUATIONS)))
+    return Plan(steps, per_epoch)
+
+
+def learning_rate(done: float, step: int) -> float:
+    """Up over the first steps, then down along a cosine as `done` goes from 0 to 1."""
+    warm = min(1.0, (step + 1) / WARM_STEPS)
+    return PEAK_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def make_pairs(examples: Sequence[Example], rules: SlotRules, neighbours: Neighbours | None) -> list[Pair]:
@@ -230,6 +236,8 @@ class Run:
             fused=True,
         )
         self.step = 0
+        #: when this run (or its resumption) began to train, and the share that was done by then
+        self.entered = (start, 0.0)
         self.cut = False
         self.best_loss = math.inf
         self.best: dict[str, torch.Tensor] = {}
@@ -245,23 +253,32 @@ class Run:
         return digest.hexdigest()
 
     def go(self) -> None:
-        """All steps of the plan, unless the clock cuts them."""
+        """All steps of the plan, or as many as the clock allows; the learning rate falls to its end in both cases."""
         self._resume()
-        limit = self.start + self.context.seconds * CLOCK_SLACK
+        self.entered = (self.context.monotonic(), self.step / self.plan.steps)
         batches = self._batches(self.step)
-        while self.step < self.plan.steps:
+        done = self._done()
+        while done < 1.0:
             if self.context.stopped():
                 self._keep()
                 raise KeyboardInterrupt
-            self._train(next(batches))
+            self._train(next(batches), done)
             self.step += 1
-            if self.step % self.plan.evaluate_every == 0 or self.step == self.plan.steps:
+            before, done = done, self._done()
+            if int(done * EVALUATIONS) > int(before * EVALUATIONS):
                 self._evaluate()
                 self._keep()
-            if self.context.monotonic() > limit:
-                self.cut = True
-                self._evaluate()
-                break
+
+    def _done(self) -> float:
+        """Share of the run that is behind it: of its steps, or of its time where it is far slower than nominal."""
+        entered, share = self.entered
+        end = self.start + self.context.seconds * CLOCK_SLACK
+        ticked = (self.context.monotonic() - entered) / max(1e-9, end - entered)
+        by_clock = min(1.0, share + (1.0 - share) * ticked) if end > entered else 1.0
+        by_steps = self.step / self.plan.steps
+        if by_clock > by_steps:
+            self.cut = True
+        return max(by_clock, by_steps)
 
     def save(self, folder: Path) -> None:
         """The best weights and the configuration, in transformers' own form."""
@@ -288,17 +305,10 @@ class Run:
                 yield [done for done in out if done]
             epoch, skip = epoch + 1, 0
 
-    def _rate(self) -> float:
-        warm = max(1, self.plan.steps // 20)
-        if self.step < warm:
-            return PEAK_RATE * (self.step + 1) / warm
-        done = (self.step - warm) / max(1, self.plan.steps - warm)
-        return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-
-    def _train(self, batch: list[tuple[list[int], int]]) -> None:
+    def _train(self, batch: list[tuple[list[int], int]], done: float) -> None:
         self.model.train()
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = learning_rate(done, self.step)
         loss, _ = answer_loss(self.model, batch, self.vocabulary.special[PAD])
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -123,7 +123,7 @@ class Vocabulary:
     ) -> list[int]:
         path = general_path(slot.leaf.path)
         ids: list[int] = []
-        known = self.special.get(f"={path}={slot.leaf.text}")
+        known = None if slot.required else self.special.get(f"={path}={slot.leaf.text}")
         if known is not None and not (vary is not None and vary.random() < 0.5):
             ids.append(known)
         token = self.special.get(f"@{slot.name}")
@@ -260,6 +260,7 @@ def build_vocabulary(
     literals: Counter[str] = Counter()
     paths: Counter[str] = Counter()
     values: Counter[tuple[str, str]] = Counter()
+    steering: Counter[tuple[str, str]] = Counter()
     names: Counter[str] = Counter()
     texts: list[str] = []
     used: set[str] = set()
@@ -267,12 +268,15 @@ def build_vocabulary(
     for prompt, slots, answer in pairs:
         literals.update({part for part in prompt.parts if isinstance(part, str)})
         prompts_with.update({general_path(leaf.path) for leaf in prompt.leaves} if not prompt.free else ())
-        mine = {id(slot.leaf) for slot in slots}
+        mine = {id(slot.leaf): slot for slot in slots}
         for leaf in prompt.leaves:
             path = general_path(leaf.path)
             paths[path] += 1
             values[path, leaf.text] += 1
-            if id(leaf) not in mine:
+            # the wording around a value that is always carried must not depend on which value it is: new ones come
+            if (slot := mine.get(id(leaf))) is None or not slot.required:
+                steering[path, leaf.text] += 1
+            if slot is None:
                 texts.append(" " + leaf.text[:MAX_LITERAL])
         names.update(slot.name for slot in slots if slot.label)
         texts += [" " + part.strip(" ") for part in answer if isinstance(part, str)]
@@ -282,13 +286,10 @@ def build_vocabulary(
     single = Counter(path for (path, _), n in values.items() if n == 1)
     different = Counter(path for path, _ in values)
     open_paths = {path for path in paths if single[path] > 0.05 * paths[path] and different[path] > 20}
-    slotted = {general_path(slot.leaf.path) for _, slots, _ in pairs for slot in slots}
     known = [
         f"={path}={text}"
-        for (path, text), n in sorted(values.items())
-        if n >= MIN_TOKEN
-        and path not in open_paths
-        and (path not in slotted or _few(n, path, different, paths))
+        for (path, text), n in sorted(steering.items())
+        if n >= MIN_TOKEN and path not in open_paths
     ]
     special = [
         *_FIXED,
@@ -324,8 +325,3 @@ def build_vocabulary(
         if len(slots) <= GENERIC
     )
     return replace(vocabulary, longest=max(lengths, default=0))
-
-
-def _few(n: int, path: str, different: Counter[str], paths: Counter[str]) -> bool:
-    """A slot's value has a token too where there are so few that the wording may depend on which it is."""
-    return different[path] <= 12 and n >= 20 and paths[path] >= 20 * different[path]

@@ -39,7 +39,9 @@ _MOST_NUMBERS = 200
 #: what stands for a missing number; below any that records have
 _MISSING = -1e12
 _BEFORE, _AFTER = "@before", "@after"
-_NUMBER = re.compile(r"[^\d+-]{0,4}([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)[^\d]{0,6}")
+_NUMBER = re.compile(
+    r"([+-]?)(?:[$€£¥]|[A-Z]{3} )? ?([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?: ?[^\W\d]{1,6}| ?[%°][CF]?)?"
+)
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ].*)?")
 
 Record: TypeAlias = Mapping[str, Scalar]
@@ -89,7 +91,10 @@ def as_number(value: Scalar) -> float | None:
         except ValueError:
             return None
     match = _NUMBER.fullmatch(text)
-    return float(match[1].replace(",", "")) if match and len(text) <= 24 else None
+    if match is None or len(text) > 24:
+        return None
+    number = float(match[2].replace(",", ""))
+    return -number if match[1] == "-" else number
 
 
 def _parent(path: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from shoal.agents.contract.calibrate import NEVER, Calibration, calibrate, coverage_at_risk
 from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
-from shoal.agents.learning.candidates import Prospect, Trainers
+from shoal.agents.learning.candidates import MICRO_LM, Prospect, Trainers
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.held_out import answers_of, judged, load_slots, nearest_answers
 from shoal.agents.learning.material import Material
@@ -36,6 +36,9 @@ _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
 _MOST_CHOOSE = 1500
 _MOST_CALIBRATION = 2500
+#: seconds kept back for judging, and more for each held-out text (there are as many again to calibrate)
+_JUDGING_S = 5.0
+_JUDGING_S_PER_TEXT = 0.1
 #: a process that serves holds about this much beside the weights
 _OWN_MEMORY_MB = 64.0
 
@@ -167,7 +170,8 @@ def _train(
     folder.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
     asked = plan.seconds[kind]
-    left = tools.seconds_left()
+    # what is trained must still be judged
+    left = tools.seconds_left() - _JUDGING_S - _JUDGING_S_PER_TEXT * (len(choose) if kind == MICRO_LM else 0)
     seconds = min(asked, left)
     if seconds <= 0:
         raise DataError("The time limit ran out before its turn.")

@@ -18,7 +18,7 @@ CHOOSE_SHARE = 0.1
 #: share of the calls that calibrate, where there are calls enough
 CALIBRATION_SHARE = 0.1
 #: fewer calibration calls than this prove little at alpha = 0.05, so small tasks give up a larger share
-_WANTED_CALIBRATION = 150
+_WANTED_CALIBRATION = 200
 _MOST_CALIBRATION = 0.3
 
 
@@ -32,7 +32,7 @@ class Split:
 
 
 def calibration_share(count: int) -> float:
-    """0.1 from 1,500 calls on; below that more, up to 0.3, so that some 150 calls calibrate."""
+    """0.1 from 2,000 calls on; below that more, up to 0.3, so that some 200 calls calibrate."""
     if count <= 0:
         return CALIBRATION_SHARE
     return min(max(_WANTED_CALIBRATION / count, CALIBRATION_SHARE), _MOST_CALIBRATION)

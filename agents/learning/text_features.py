@@ -113,7 +113,10 @@ class Vocabulary:
         min_calls: int,
         max_rows: int,
     ) -> Vocabulary:
-        """Every n-gram that at least `min_calls` requests have; the most frequent `max_rows` of them."""
+        """Every n-gram that at least `min_calls` requests have; the most frequent `max_rows` of them.
+
+        Those that nearly all requests have get weight 0.
+        """
         frequency: dict[str, Counter[str]] = {}
         for request, prompt in zip(requests, prompts, strict=True):
             for name, found in grams(request, prompt, reading):
@@ -124,14 +127,21 @@ class Vocabulary:
             (name, gram, n)
             for name, counts in frequency.items()
             for gram, n in counts.items()
-            if name == PROMPT or min_calls <= n <= most
+            if name == PROMPT or n >= min_calls
         ]
         kept.sort(key=lambda item: (-item[2], item[0], item[1]))
         kept = sorted(kept[:max_rows], key=lambda item: (item[0], item[1]))
         terms: dict[str, dict[str, int]] = {}
         for row, (name, gram, _) in enumerate(kept):
             terms.setdefault(name, {})[gram] = row
-        idf = np.array([math.log((1 + count) / (1 + n)) + 1 for _, _, n in kept], dtype=np.float32)
+        # an n-gram of nearly every call decides nothing, but is well known
+        idf = np.array(
+            [
+                0.0 if n > most and name != PROMPT else math.log((1 + count) / (1 + n)) + 1
+                for name, _, n in kept
+            ],
+            dtype=np.float32,
+        )
         return cls(terms=terms, idf=idf, reading=reading)
 
     def encode(
@@ -153,8 +163,10 @@ class Vocabulary:
                 continue
             rows, counts = np.unique(np.asarray(hits, dtype=np.intp), return_counts=True)
             weight = (1 + np.log(counts)) * self.idf[rows]
-            all_rows.append(rows)
-            weights.append((weight / np.sqrt(weight @ weight)).astype(np.float32))
+            norm = float(np.sqrt(weight @ weight))
+            if norm > 0:
+                all_rows.append(rows[weight > 0])
+                weights.append((weight[weight > 0] / norm).astype(np.float32))
         if not all_rows:
             return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.float32), known_share
         return np.concatenate(all_rows), np.concatenate(weights), known_share

@@ -1,24 +1,23 @@
 """The demo's story, start to end: a log of calls, learning, specialists that answer, and what came of it.
 
-Owns the order of events, the stand-in's process and the calls. What is said meanwhile and how learning is run are handed in; all
-figures come from `scoring.py`. Cleans up after itself however it ends.
+Owns the order of events, the stand-in's process and the site. Calls are made by `calls.py`, figures by `scoring.py`; what is said
+meanwhile and how learning is run are handed in. Cleans up after itself however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import yaml
@@ -27,10 +26,16 @@ from shoal.agents.feedback.governance import promote_version
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config, GeneralistConfig, parse_config
-from shoal.errors import GeneralistUnavailable, ShoalError, SiteError
-from shoal.examples.sales_report.prompts import ANALYSE, CALL_SITES, messages_for
-from shoal.examples.sales_report.records import Record, figure_records, sentence_records
-from shoal.examples.sales_report.scoring import Price, Row, summary
+from shoal.errors import SiteError
+from shoal.examples.sales_report.calls import (
+    Scale,
+    Teller,
+    ask_directly,
+    ask_site,
+    log_calls,
+    unseen_calls,
+)
+from shoal.examples.sales_report.scoring import Price, summary
 from shoal.home import Home
 from shoal.serve.client import AsyncClient
 from shoal.serve.report_evidence import read_reason
@@ -42,76 +47,6 @@ _POLL_S = 0.2
 
 #: runs learning on a data folder as `shoal learn` does; returns its report
 Learn = Callable[[Home, Config], Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """How large the demo is. Calls are per call-site; `latency_ms` is the stand-in's."""
-
-    seed: int = 0
-    log_calls: int = 750
-    unseen_calls: int = 150
-    log_concurrency: int = 16
-    unseen_concurrency: int = 4
-    latency_ms: float = 120.0
-
-
-class Teller(Protocol):
-    """Tells people how the story goes."""
-
-    def say(self, text: str) -> None: ...
-
-    def bar(self, text: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-        """Shows progress; what it yields is called after each step."""
-        ...
-
-    def wait(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
-        """Shows that something is under way; what it yields is told what."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Called:
-    """A call of the demo before it is made."""
-
-    call_site: str
-    record: Record
-    novel: bool = False
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        return messages_for(self.call_site, self.record)
-
-
-def log_calls(scale: Scale) -> list[Called]:
-    """The first round: both call-sites, mixed."""
-    calls = [
-        Called(call_site=site, record=record)
-        for site in CALL_SITES
-        for record in _records(site, scale.log_calls, seed=scale.seed)
-    ]
-    random.Random(scale.seed).shuffle(calls)
-    return calls
-
-
-def unseen_calls(scale: Scale, log: Sequence[Called]) -> list[Called]:
-    """The second round: none of it in the log, and half of it with names that the log never had."""
-    calls = []
-    for site in CALL_SITES:
-        seen = [call.record for call in log if call.call_site == site]
-        half = scale.unseen_calls // 2
-        for novel, count in ((False, scale.unseen_calls - half), (True, half)):
-            records = _records(site, count, seed=scale.seed + 1, novel=novel, exclude=seen)
-            calls += [Called(call_site=site, record=record, novel=novel) for record in records]
-    random.Random(scale.seed + 1).shuffle(calls)
-    return calls
-
-
-def _records(
-    site: str, count: int, *, seed: int, novel: bool = False, exclude: Sequence[Record] = ()
-) -> list[Record]:
-    make = figure_records if site == ANALYSE else sentence_records
-    return make(count, seed=seed, novel=novel, exclude=exclude)
 
 
 def demo_config(generalist: GeneralistConfig, scale: Scale) -> Config:
@@ -226,7 +161,7 @@ def run_demo(
         teller.say(f"The site answers on {record.url}/v1; at first the generalist gives every answer.")
         calls = log_calls(scale)
         with timed("log"):
-            first = _round(record.url, generalist, calls, scale.log_concurrency, teller, "calls of the log")
+            first = ask_site(record.url, generalist, calls, scale.log_concurrency, teller, "calls of the log")
         with timed("learn"):
             if learn(home, config).get("interrupted"):
                 raise KeyboardInterrupt
@@ -237,9 +172,11 @@ def run_demo(
         teller.say(f"Specialists that passed their gate and serve now: {names}.")
         unseen = unseen_calls(scale, calls)
         with timed("unseen"):
-            second = _round(record.url, generalist, unseen, scale.unseen_concurrency, teller, "unseen calls")
+            second = ask_site(
+                record.url, generalist, unseen, scale.unseen_concurrency, teller, "unseen calls"
+            )
         with timed("reference"):
-            direct = asyncio.run(_direct(generalist, unseen, scale.unseen_concurrency, teller))
+            direct = asyncio.run(ask_directly(generalist, unseen, scale.unseen_concurrency, teller))
     finally:
         with timed("stop"), _undisturbed(), teller.wait("stopping the site"):
             stop_site(home)
@@ -279,101 +216,6 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _round(
-    url: str,
-    generalist: GeneralistConfig,
-    calls: Sequence[Called],
-    concurrency: int,
-    teller: Teller,
-    text: str,
-) -> list[Row]:
-    """Put calls through the site, as an unchanged agent would: it names the generalist's own model."""
-
-    async def go() -> list[Row]:
-        async with AsyncClient(url, timeout=generalist.timeout_s) as client:
-
-            async def ask(call: Called) -> Row:
-                answer = await client.chat(call.messages, model=generalist.model)
-                return Row(
-                    call_site=call.call_site,
-                    record=call.record,
-                    novel=call.novel,
-                    answer=answer.text,
-                    served_by=answer.served_by,
-                    prompt_tokens=answer.usage.prompt_tokens,
-                    completion_tokens=answer.usage.completion_tokens,
-                )
-
-            with teller.bar(text, len(calls)) as advance:
-                # one alone first, so that a generalist that is away is one clear error and not fifteen hundred
-                rows = await _all(calls[:1], ask, 1, advance)
-                if rows[0].answer is None:
-                    raise GeneralistUnavailable(
-                        f"The first of the {text} was not answered: {rows[0].error}",
-                        remedy="Check --generalist, --model and the key; without them a stand-in answers.",
-                    )
-                return rows + await _all(calls[1:], ask, concurrency, advance)
-
-    return asyncio.run(go())
-
-
-async def _direct(
-    generalist: GeneralistConfig, calls: Sequence[Called], concurrency: int, teller: Teller
-) -> list[Row]:
-    """The generalist's own answers to the same calls, asked past the site: what agreement is measured against."""
-    key = generalist.api_key()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    url = f"{generalist.base_url.rstrip('/')}/chat/completions"
-    async with httpx.AsyncClient(headers=headers, timeout=generalist.timeout_s) as client:
-
-        async def ask(call: Called) -> Row:
-            response = await client.post(url, json={"model": generalist.model, "messages": call.messages})
-            response.raise_for_status()
-            completion = response.json()
-            usage = completion.get("usage") or {}
-            return Row(
-                call_site=call.call_site,
-                record=call.record,
-                novel=call.novel,
-                answer=completion["choices"][0]["message"]["content"],
-                served_by=f"generalist/{generalist.model}",
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-            )
-
-        with teller.bar("the same, asked of the generalist", len(calls)) as advance:
-            return await _all(calls, ask, concurrency, advance)
-
-
-async def _all(
-    calls: Sequence[Called],
-    ask: Callable[[Called], Awaitable[Row]],
-    concurrency: int,
-    advance: Callable[[], None],
-) -> list[Row]:
-    """Ask all calls, `concurrency` at once, and time each. A call that fails is a row that says so."""
-    room = asyncio.Semaphore(concurrency)
-
-    async def one(call: Called) -> Row:
-        async with room:
-            start = time.perf_counter()
-            try:
-                row = await ask(call)
-            except (ShoalError, httpx.HTTPError, LookupError, ValueError) as error:
-                row = Row(
-                    call_site=call.call_site,
-                    record=call.record,
-                    novel=call.novel,
-                    answer=None,
-                    error=str(error),
-                )
-            row = replace(row, latency_ms=(time.perf_counter() - start) * 1000)
-            advance()
-            return row
-
-    return list(await asyncio.gather(*(one(call) for call in calls)))
 
 
 def _promote(home: Home) -> list[tuple[str, Version]]:

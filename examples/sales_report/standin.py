@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def write(record: Mapping[str, Any], seed: int) -> str:
     return templates[index].format(region=record["region"], size=f"{abs(growth):g}", driver=record["driver"])
 
 
-def reply(messages: list[Mapping[str, Any]], seed: int) -> str:
+def reply(messages: Sequence[Mapping[str, Any]], seed: int) -> str:
     """What the stand-in says to a conversation."""
     system = " ".join(_text(m) for m in messages if m.get("role") in ("system", "developer")).lower()
     user = next((_text(m) for m in reversed(messages) if m.get("role") == "user"), "")
@@ -227,7 +227,7 @@ def _head(kind: str) -> dict[str, Any]:
     }
 
 
-def _usage(messages: list[Mapping[str, Any]], text: str) -> dict[str, int]:
+def _usage(messages: Sequence[Mapping[str, Any]], text: str) -> dict[str, int]:
     prompt = sum(count_tokens(_text(m)) + 4 for m in messages)
     completion = count_tokens(text)
     return {

@@ -33,6 +33,8 @@ MAX_REPEATS = 3
 #: further tries for an answer that breaks a rule
 TRIES = 6
 TEMPERATURE = 0.8
+#: answers to prompts without their values that are kept
+REMEMBERED = 20_000
 #: each thing in the prompt that training never had multiplies the confidence by this
 STRANGE_FACTOR = 0.5
 #: so does a first draft that broke a rule or did not heed a value
@@ -44,7 +46,6 @@ class _Job:
     request: ChatRequest
     slots: Sequence[Slot]
     encoded: Encoded
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,20 @@ class _Draft:
     unheeded: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """All that what the model writes depends on. `attempt`: which sampled try; None for the greedy draft."""
+
+    ids: tuple[int, ...]
+    owed: frozenset[int]
+    attempt: int | None
+
+
+def _key(job: _Job, attempt: int | None) -> _Key:
+    owed = frozenset(token for token, slot in job.encoded.tokens.items() if slot.required)
+    return _Key(tuple(job.encoded.ids), owed, attempt)
+
+
 @dataclass(slots=True)
 class MicroLmEngine:
     """One loaded text specialist. May be called from several threads; they take turns."""
@@ -65,6 +80,8 @@ class MicroLmEngine:
     vocabulary: Vocabulary
     rules: SlotRules
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    #: what was written before, as ids and their mean log probability; at most `REMEMBERED`
+    _written: dict[_Key, tuple[list[int] | None, float]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> MicroLmEngine:
@@ -105,8 +122,7 @@ class MicroLmEngine:
             if len(encoded.ids) > longest or len(encoded.tokens) < len(slots):
                 answers[index] = _none("the prompt is longer than any that training had")
             else:
-                jobs.append((index, _Job(request, slots, encoded, prompt.text)))
-        jobs.sort(key=lambda job: len(job[1].encoded.ids))
+                jobs.append((index, _Job(request, slots, encoded)))
         with self._turn, torch.inference_mode():
             drafts = self._write([job for _, job in jobs], sampled=False)
             again = [
@@ -119,12 +135,26 @@ class MicroLmEngine:
         return [answer or _none("no answer was written") for answer in answers]
 
     def _write(self, jobs: Sequence[_Job], *, sampled: bool) -> list[_Draft]:
-        """Greedy drafts, or sampled ones that do not end before all required values are there."""
-        drafts = []
-        for at in range(0, len(jobs), BATCH):
-            some = jobs[at : at + BATCH]
+        """Greedy drafts, or sampled ones that do not end before all required values are there.
+
+        Sampled jobs come in runs of `TRIES`. Prompts that differ in their values only are the same to the model, so what it
+        wrote for one is kept and given the next one's values.
+        """
+        keys = [_key(job, n % TRIES if sampled else None) for n, job in enumerate(jobs)]
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._written}
+        todo = sorted(missing.items(), key=lambda item: len(item[0].ids))
+        fresh: dict[_Key, tuple[list[int] | None, float]] = {}
+        for at in range(0, len(todo), BATCH):
+            some = todo[at : at + BATCH]
             written = _decode(self.model, self.vocabulary, some, sampled=sampled)
-            drafts += [self._draft(job, ids, score) for job, (ids, score) in zip(some, written, strict=True)]
+            fresh.update(zip([key for key, _ in some], written, strict=True))
+        drafts = []
+        for key, job in zip(keys, jobs, strict=True):
+            ids, score = fresh[key] if key in fresh else self._written[key]
+            drafts.append(self._draft(job, ids, score))
+        if len(self._written) + len(fresh) > REMEMBERED:
+            self._written.clear()
+        self._written.update(fresh)
         return drafts
 
     def _draft(self, job: _Job, ids: list[int] | None, score: float) -> _Draft:
@@ -158,7 +188,8 @@ def _none(reason: str) -> SpecialistAnswer:
 class _Rows:
     """The state of a batch while it is decoded: what each row may say next, has said, and still owes."""
 
-    def __init__(self, vocabulary: Vocabulary, jobs: Sequence[_Job], *, sampled: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, some: Sequence[tuple[_Key, _Job]], *, sampled: bool) -> None:
+        jobs = [job for _, job in some]
         limit = vocabulary.bpe.get_vocab_size()
         special = vocabulary.special
         self.eos = special[EOS]
@@ -168,14 +199,12 @@ class _Rows:
         self.banned[:, common] = 0.0
         for row, job in enumerate(jobs):
             self.banned[row, list(job.encoded.tokens)] = 0.0
-        self.owed = [{t for t, slot in job.encoded.tokens.items() if slot.required} for job in jobs]
+        self.owed = [set(key.owed) for key, _ in some]
         self.said: list[list[int]] = [[] for _ in jobs]
         self.scores = [0.0] * len(jobs)
         self.done = [False] * len(jobs)
         #: one source of chance for each row, so that a row's answer does not depend on its batch
-        self.chance = (
-            [random.Random(f"{n % TRIES}/{job.source}") for n, job in enumerate(jobs)] if sampled else []
-        )
+        self.chance = [random.Random(f"{key.attempt}/{key.ids}") for key, _ in some] if sampled else []
 
     def choose(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """The next token of each of `rows`; shape (rows,). Logits have shape (rows, vocabulary)."""
@@ -201,16 +230,17 @@ class _Rows:
 
 
 def _decode(
-    model: LlamaForCausalLM, vocabulary: Vocabulary, jobs: Sequence[_Job], *, sampled: bool
+    model: LlamaForCausalLM, vocabulary: Vocabulary, some: Sequence[tuple[_Key, _Job]], *, sampled: bool
 ) -> list[tuple[list[int] | None, float]]:
     """Ids without `<eos>` and their mean log probability for each job; None where the answer does not end."""
+    jobs = [job for _, job in some]
     width = max(len(job.encoded.ids) for job in jobs)
     ids = torch.full((len(jobs), width), vocabulary.special[PAD])
     mask = torch.zeros((len(jobs), width), dtype=torch.long)
     for row, job in enumerate(jobs):
         ids[row, width - len(job.encoded.ids) :] = torch.tensor(job.encoded.ids)
         mask[row, width - len(job.encoded.ids) :] = 1
-    rows = _Rows(vocabulary, jobs, sampled=sampled)
+    rows = _Rows(vocabulary, some, sampled=sampled)
     active = list(range(len(jobs)))
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from conftest import Site
 from load import Got, Load
+from running_site import Site
 
 pytestmark = pytest.mark.cluster
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
-from conftest import MODEL, Site
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running_site import MODEL, Site
 
 from shoal.agents.registry.records import VersionState
 from shoal.errors import Conflict, SiteError
@@ -163,7 +164,7 @@ def test_a_version_that_needs_a_tier_gets_an_application_of_its_own_with_the_lab
     site.wait_until(lambda: own.key in router(site)["loaded"], within_s=30)
     pid = site.pid(f"shoal-v-{site.task.id.lower()}-{own.number}")
     site.registry.set_state(own.key, VersionState.PAUSED, reason="test")
-    site.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), within_s=20)
+    site.wait_until(lambda: not Path(f"/proc/{pid}").exists(), within_s=20)
 
 
 def test_every_answer_is_in_the_traces_and_becomes_readable(site: Site) -> None:

@@ -15,19 +15,19 @@ import yaml
 
 from shoal.config import GeneralistConfig, load_config
 from shoal.errors import GeneralistUnavailable
-from shoal.examples.sales_report import run
+from shoal.examples.sales_report import calls, run
 from shoal.examples.sales_report.prompts import ANALYSE, CALL_SITES, WRITE
 from shoal.examples.sales_report.records import record_key
 from shoal.examples.sales_report.scoring import Row
 from shoal.home import Home
 
-SCALE = run.Scale(seed=7, log_calls=60, unseen_calls=21)
+SCALE = calls.Scale(seed=7, log_calls=60, unseen_calls=21)
 GENERALIST = GeneralistConfig(base_url="http://127.0.0.1:1/v1", model="big", outputs_may_train=True)
 
 
 def test_the_log_mixes_both_call_sites_and_no_unseen_call_is_in_it() -> None:
-    log = run.log_calls(SCALE)
-    unseen = run.unseen_calls(SCALE, log)
+    log = calls.log_calls(SCALE)
+    unseen = calls.unseen_calls(SCALE, log)
     assert [sum(c.call_site == site for c in log) for site in CALL_SITES] == [60, 60]
     assert len({c.call_site for c in log[:12]}) == 2 and not any(c.novel for c in log)
     for site in CALL_SITES:
@@ -35,15 +35,15 @@ def test_the_log_mixes_both_call_sites_and_no_unseen_call_is_in_it() -> None:
         assert (len(mine), sum(c.novel for c in mine)) == (21, 10)
         seen = {record_key(c.record) for c in log if c.call_site == site}
         assert not seen & {record_key(c.record) for c in mine}
-    assert run.log_calls(SCALE) == log and run.unseen_calls(SCALE, log) == unseen
+    assert calls.log_calls(SCALE) == log and calls.unseen_calls(SCALE, log) == unseen
 
 
 def test_novel_calls_have_only_names_that_the_log_never_had() -> None:
-    log = run.log_calls(run.Scale(seed=1, log_calls=400))
+    log = calls.log_calls(calls.Scale(seed=1, log_calls=400))
     names = {
         str(c.record[field]) for c in log for field in ("region", "product", "driver") if field in c.record
     }
-    for call in run.unseen_calls(SCALE, log):
+    for call in calls.unseen_calls(SCALE, log):
         fields = ("region", "driver") if call.call_site == WRITE else ("region", "product")
         assert call.novel == (not names & {call.record[field] for field in fields}), call
 
@@ -66,29 +66,29 @@ def test_the_configuration_kept_in_the_home_is_the_one_that_was_used(tmp_path: P
 
 
 async def test_calls_run_at_once_up_to_the_limit_and_a_failure_is_a_row() -> None:
-    calls = run.log_calls(SCALE)[:30]
+    made = calls.log_calls(SCALE)[:30]
     under_way = most = 0
 
-    async def ask(call: run.Called) -> Row:
+    async def ask(call: calls.Called) -> Row:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0.002)
         under_way -= 1
-        if call is calls[3]:
+        if call is made[3]:
             raise GeneralistUnavailable("gone.")
         return Row(call_site=call.call_site, record=call.record, answer="x", served_by="generalist/big")
 
     steps: list[int] = []
-    rows = await run._all(calls, ask, 4, lambda: steps.append(1))
+    rows = await calls.ask_all(made, ask, 4, lambda: steps.append(1))
     assert most == 4 and len(steps) == 30
-    assert [row.record for row in rows] == [call.record for call in calls]
+    assert [row.record for row in rows] == [call.record for call in made]
     assert (rows[3].answer, rows[3].error) == (None, "gone.")
     assert all(row.latency_ms >= 1 for row in rows)
 
 
 def test_the_stand_in_runs_only_as_long_as_it_is_needed() -> None:
-    with run.stand_in(run.Scale(seed=1, latency_ms=1)) as generalist:
+    with run.stand_in(calls.Scale(seed=1, latency_ms=1)) as generalist:
         assert (generalist.model, generalist.price_in, generalist.price_out) == (
             "stand-in-generalist",
             2.5,
@@ -101,8 +101,8 @@ def test_the_stand_in_runs_only_as_long_as_it_is_needed() -> None:
 
 def test_the_stand_in_ends_when_the_demo_is_killed_outright() -> None:
     code = (
-        "import time\nfrom shoal.examples.sales_report import run\n"
-        "with run.stand_in(run.Scale()) as g:\n    print(g.base_url, flush=True)\n    time.sleep(60)\n"
+        "import time\nfrom shoal.examples.sales_report import calls, run\n"
+        "with run.stand_in(calls.Scale()) as g:\n    print(g.base_url, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -132,8 +132,8 @@ async def test_the_generalists_own_answers_are_asked_past_the_site() -> None:
         def wait(self, text: str) -> object:
             raise NotImplementedError
 
-    calls = run.log_calls(SCALE)[:6]
-    with run.stand_in(run.Scale(seed=1, latency_ms=1)) as generalist:
-        rows = await run._direct(generalist, calls, 2, Silent())  # type: ignore[arg-type]
+    made = calls.log_calls(SCALE)[:6]
+    with run.stand_in(calls.Scale(seed=1, latency_ms=1)) as generalist:
+        rows = await calls.ask_directly(generalist, made, 2, Silent())  # type: ignore[arg-type]
     assert all(row.answer and not row.by_specialist and row.prompt_tokens > 10 for row in rows)
     assert {row.call_site for row in rows} <= {ANALYSE, WRITE}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     monkeypatch.setattr(run, "run_demo", told)
     monkeypatch.setattr(demo, "_write_report", lambda home, page: page.write_text("page"))
-    monkeypatch.setattr(demo.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return box
 
 
@@ -133,6 +134,7 @@ def test_a_kept_or_named_folder_stays(
     ("outcome", "exit_code", "stays"),
     [
         (result("generalist/x"), 1, False),
+        ({**result(), "rounds": [{"failed": 2}]}, 1, False),
         (KeyboardInterrupt(), _shared.EXIT_STOPPED, False),
         (GeneralistUnavailable("It is away.", remedy="Wake it."), 1, True),
     ],
@@ -141,8 +143,20 @@ def test_what_went_wrong_is_the_exit_code(
     story: dict[str, Any], outcome: Any, exit_code: int, stays: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     story["outcome"] = outcome
-    assert call(*REAL) == exit_code
+    assert call("--json", *REAL) == exit_code
     assert story["home"].exists() == stays
+    capsys.readouterr()
+
+
+def test_a_promise_that_a_real_model_breaks_is_told_but_no_failure(
+    story: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {**result(), "broken_promises": ["analyse: 90% agreement"]}
+    story["outcome"] = {**broken, "generalist": {**broken["generalist"], "stand_in": False}}
+    assert call("--json", *REAL) == 0
+    assert json.loads(capsys.readouterr().out)["broken_promises"]
+    story["outcome"] = broken
+    assert call("--json", *REAL) == 1
     capsys.readouterr()
 
 

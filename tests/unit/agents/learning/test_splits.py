@@ -1,0 +1,106 @@
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from shoal.agents.learning.splits import (
+    Split,
+    calibration_share,
+    check_split,
+    fingerprint,
+    request_key,
+    split_examples,
+    unseen,
+)
+from shoal.agents.learning.training import Example
+from shoal.agents.traces.chat import ChatRequest
+
+
+def _example(number: int, *, group: str | None = None, text: str | None = None) -> Example:
+    request = ChatRequest(body={"messages": [{"role": "user", "content": text or f"call {number}"}]})
+    return Example(id=f"t{number}", request=request, content="x", group=group or f"g{number}")
+
+
+def _conversations(count: int, seed: int = 0) -> list[Example]:
+    rng = random.Random(seed)
+    return [_example(i, group=f"c{rng.randrange(count // 6)}") for i in range(count)]
+
+
+def _ids(part: Sequence[Example]) -> list[str]:
+    return [e.id for e in part]
+
+
+def test_every_call_stands_in_exactly_one_part() -> None:
+    examples = _conversations(2000)
+    split = split_examples(examples, seed=1)
+    assert sorted(_ids(split.train) + _ids(split.choose) + _ids(split.calibration)) == sorted(_ids(examples))
+
+
+def test_no_conversation_stands_on_both_sides_of_a_border() -> None:
+    split = split_examples(_conversations(2000), seed=3)
+    groups = [{e.group for e in part} for part in (split.train, split.choose, split.calibration)]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+def test_parts_are_near_eighty_ten_ten() -> None:
+    split = split_examples(_conversations(3000), seed=0)
+    assert len(split.train) / 3000 == pytest.approx(0.8, abs=0.01)
+    assert len(split.choose) / 3000 == pytest.approx(0.1, abs=0.01)
+    assert len(split.calibration) / 3000 == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("count", "share"), [(10_000, 0.1), (2000, 0.1), (800, 0.25), (500, 0.3), (200, 0.3), (0, 0.1)]
+)
+def test_small_tasks_give_up_more_for_calibration(count: int, share: float) -> None:
+    assert calibration_share(count) == pytest.approx(share)
+
+
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_the_calls() -> None:
+    examples = _conversations(600)
+    shuffled = random.Random(9).sample(examples, len(examples))
+    assert split_examples(examples, seed=1) == split_examples(shuffled, seed=1)
+    assert set(_ids(split_examples(examples, seed=2).train)) != set(
+        _ids(split_examples(examples, seed=1).train)
+    )
+
+
+def test_a_log_that_grows_moves_few_calls() -> None:
+    examples = [_example(i) for i in range(4000)]
+    before = set(_ids(split_examples(examples[:3900], seed=0).train))
+    after = set(_ids(split_examples(examples, seed=0).calibration))
+    assert len(before & after) < 30
+
+
+def test_an_overlapping_split_is_refused_and_the_group_is_named() -> None:
+    first, second = _example(1, group="c1"), _example(2, group="c1")
+    with pytest.raises(ValueError, match="group c1 stands in both train and calibration"):
+        check_split(Split(train=[first], choose=[], calibration=[second]))
+
+
+def test_the_same_call_in_two_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match="call t1"):
+        check_split(Split(train=[_example(1, group="a")], choose=[_example(1, group="b")], calibration=[]))
+
+
+def test_requests_that_training_saw_word_for_word_are_not_unseen() -> None:
+    train = [_example(1, text="hello")]
+    held = [_example(2, text="hello"), _example(3, text="hello!")]
+    assert _ids(unseen(held, train)) == ["t3"]
+
+
+def test_the_key_of_a_request_leaves_model_and_metadata_out() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    plain = ChatRequest(body={"model": "a", "messages": messages})
+    other = ChatRequest(body={"model": "b", "messages": messages, "metadata": {"conversation_id": "7"}})
+    tools = ChatRequest(body={"messages": messages, "tools": [{"type": "function"}]})
+    assert request_key(plain) == request_key(other) != request_key(tools)
+
+
+def test_the_fingerprint_tells_which_calls_they_are() -> None:
+    examples = [_example(i) for i in range(5)]
+    assert fingerprint(examples) == fingerprint(examples[::-1]) != fingerprint(examples[:4])
+
+
+def test_no_calls_make_an_empty_split() -> None:
+    assert split_examples([], seed=0) == Split(train=[], choose=[], calibration=[])
