@@ -20,6 +20,7 @@ import ray
 from ray import serve
 
 from shoal.agents.registry.keys import SqlKeys
+from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.router_state import versions_to_load
@@ -164,11 +165,6 @@ class Gateway:
             generalist.base_url, generalist.model, generalist.api_key(), generalist.timeout_s
         )
 
-    def _folder_of(self, version_key: str) -> Path | None:
-        task_id, _, number = version_key.partition("@")
-        folder = self._home.models / task_id / number
-        return folder if folder.is_dir() else None
-
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())
 
@@ -203,6 +199,12 @@ class Gateway:
         if self._actor is None:
             self._actor = await asyncio.to_thread(ray.get_actor, ROUTER_NAME, namespace=NAMESPACE)
         return self._actor
+
+    def _folder_of(self, key: str) -> Path | None:
+        """A version's model folder. Asked once for each version, beside the calls."""
+        task_id = TaskId(key.rpartition("@")[0])
+        folder = next((v.folder for v in self._registry.versions(task_id) if v.key == key), None)
+        return None if folder is None else self._home.models / folder
 
     def _read_registry(self) -> tuple[Snapshot, dict[str, str]]:
         """A first snapshot of one's own: a gateway answers whether or not the router actor lives."""

@@ -27,6 +27,7 @@ from shoal.errors import Conflict, SiteError
 from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
+from shoal.serve.probe import ANSWERS, READY, reachability, readiness
 from shoal.serve.processes import drain, end, find, marks, require_free_port, site_processes
 from shoal.serve.ray_local import (
     LocalRay,
@@ -87,7 +88,8 @@ def start_site(
             return Started(record=existing, already=True)
         if existing is not None:
             on_step("cleaning up after an earlier site")
-            _stop(home, existing)
+            with contextlib.suppress(SiteError):  # a cluster that is gone has nothing left to stop
+                _stop(home, existing)
         if config.generalist is not None:
             config.generalist.api_key()
         _require_ports(config)
@@ -106,7 +108,10 @@ def start_site(
             processes=tuple(marks(site_processes(record.id))),
         )
         write_record(home.site, record)
-    return Started(record=record, seconds=time.monotonic() - began, warnings=tuple(done.get("warnings", ())))
+    warnings = [str(warning) for warning in done.get("warnings", ())]
+    if record.generalist_url is not None and (why := reachability(record.generalist_url)) != ANSWERS:
+        warnings.append(f"The generalist at {record.generalist_url} {why}")
+    return Started(record=record, seconds=time.monotonic() - began, warnings=tuple(warnings))
 
 
 def stop_site(home: Home, *, on_step: Step = _silent) -> SiteRecord | None:
@@ -127,11 +132,11 @@ def stop_site(home: Home, *, on_step: Step = _silent) -> SiteRecord | None:
 
 
 def is_up(record: SiteRecord) -> bool:
-    """Whether the site's Ray and gateway live, as far as one can tell without asking them."""
+    """Whether the site's Ray lives; on a Ray that it joined, whether its gateway answers."""
     if record.phase != "up":
         return False
     if record.mode == "joined":
-        return True
+        return readiness(record.url) == READY
     names = {p.name() for p in map(find, record.processes) if p is not None}
     return "raylet" in names and "gcs_server" in names
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from typing import Any
 
 from shoal.config import Config
 from shoal.home import Home
+from shoal.serve.probe import reachability, readiness
 from shoal.serve.processes import describe, listeners
 from shoal.serve.site import alive_processes, is_up
 from shoal.serve.site_record import SiteRecord, read_record
 
-_ASK_TIMEOUT_S = 2.0
 #: a router actor that has written nothing for so long is away
 _ROUTER_SILENT_S = 5.0
 
@@ -44,40 +42,18 @@ def site_status(home: Home, config: Config) -> dict[str, Any]:
 def _site(record: SiteRecord) -> dict[str, Any]:
     generalist = "none"
     if record.generalist_url is not None:
-        reached = _reachable(record.generalist_url)
+        reached = reachability(record.generalist_url)
         generalist = f"{record.generalist_model} at {record.generalist_url} ({reached})"
     return {
         "url": record.url,
         "grpc": record.grpc_address,
-        "answer": _ready(record.url),
+        "answer": readiness(record.url),
         "generalist": generalist,
         "ray": record.address,
         "mode": record.mode,
         "phase": record.phase,
         "started_at": record.started_at,
     }
-
-
-def _ready(url: str) -> str:
-    """`ready`, or why not."""
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=_ASK_TIMEOUT_S):
-            return "ready"
-    except urllib.error.HTTPError as error:
-        return f"not ready: {error.read(300).decode(errors='replace')}"
-    except OSError as error:
-        return f"no answer: {error}"
-
-
-def _reachable(url: str) -> str:
-    """Whether anything answers there at all; its opinion of the request does not matter."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/models", timeout=_ASK_TIMEOUT_S):
-            return "answers"
-    except urllib.error.HTTPError:
-        return "answers"
-    except (OSError, ValueError) as error:
-        return f"does not answer: {error}"
 
 
 def _router(home: Home) -> dict[str, Any] | None:

@@ -268,6 +268,8 @@ class Run:
             if int(done * EVALUATIONS) > int(before * EVALUATIONS):
                 self._evaluate()
                 self._keep()
+        if not self.best:
+            self._evaluate()
 
     def _done(self) -> float:
         """Share of the run that is behind it: of its steps, or of its time where it is far slower than nominal."""

@@ -33,6 +33,8 @@ NAMESPACE: Final = "shoal"
 _TICK_S = 0.2
 _STATUS_EVERY_S = 1.0
 _COMPACT_EVERY_S = 10.0
+#: how often calls that are past `storage.retention_days` are erased
+_ERASE_EVERY_S = 3600.0
 #: how often a waiting gateway's question is looked at
 _LOOK_S = 0.02
 
@@ -116,9 +118,14 @@ class RouterActor:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         store = ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
         key = load_or_create_key(self._home.key)
+        kept_s = (self._config.storage.retention_days or 0) * 86_400
+        erased_at = float("-inf")
         while not self._stop.wait(_COMPACT_EVERY_S):
             try:
                 self._compacted += compact(self._home, key, store).calls
+                if kept_s and time.monotonic() - erased_at > _ERASE_EVERY_S:
+                    store.delete(before=time.time() - kept_s)
+                    erased_at = time.monotonic()
                 self._compact_trouble = ""
             except Exception as error:
                 self._compact_trouble = str(error)

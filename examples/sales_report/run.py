@@ -44,6 +44,7 @@ from shoal.serve.site import start_site, stop_site
 _STANDIN_START_S = 30.0
 _LOAD_TIMEOUT_S = 90.0
 _POLL_S = 0.2
+_ASK_TIMEOUT_S = 5.0
 
 #: runs learning on a data folder as `shoal learn` does; returns its report
 Learn = Callable[[Home, Config], Mapping[str, Any]]
@@ -130,7 +131,6 @@ def run_demo(
     home: Home,
     generalist: GeneralistConfig,
     *,
-    is_stand_in: bool,
     scale: Scale,
     teller: Teller,
     learn: Learn,
@@ -148,6 +148,7 @@ def run_demo(
     home.create()
     config = demo_config(generalist, scale)
     write_config(home, config)
+    says_of_itself = ask_of_itself(generalist)
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
@@ -182,8 +183,7 @@ def run_demo(
             stop_site(home)
     seconds["total"] = round(time.monotonic() - began, 1)
     return summary(
-        generalist={"model": generalist.model, "base_url": generalist.base_url, "stand_in": is_stand_in}
-        | ({"stated_latency_ms": scale.latency_ms} if is_stand_in else {}),
+        generalist={"model": generalist.model, "base_url": generalist.base_url, **says_of_itself},
         concurrency=(scale.log_concurrency, scale.unseen_concurrency, scale.unseen_concurrency),
         first=first,
         second=[
@@ -196,6 +196,21 @@ def run_demo(
         specialists=[_specialist(name, version) for name, version in promoted],
         seconds=seconds,
     )
+
+
+def ask_of_itself(generalist: GeneralistConfig) -> dict[str, Any]:
+    """`stand_in`, whether the endpoint lists the model as one, with the latency that it then states."""
+    key = generalist.api_key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        url = f"{generalist.base_url.rstrip('/')}/models"
+        models = httpx.get(url, headers=headers, timeout=_ASK_TIMEOUT_S).json()["data"]
+        said = next(model for model in models if model["id"] == generalist.model)
+        if said.get("stand_in") is True:
+            return {"stand_in": True, "stated_latency_ms": said.get("stated_latency_ms")}
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        pass  # many endpoints list no models; whether this one answers at all, its first call will tell
+    return {"stand_in": False}
 
 
 def write_config(home: Home, config: Config) -> None:

@@ -31,7 +31,7 @@ BATCH = 36
 #: times that one value may stand in an answer
 MAX_REPEATS = 3
 #: further tries for an answer that breaks a rule
-TRIES = 6
+TRIES = 4
 TEMPERATURE = 0.8
 #: answers to prompts without their values that are kept
 REMEMBERED = 20_000

@@ -18,8 +18,8 @@ from running_site import MODEL, Site
 from shoal.agents.registry.records import VersionState
 from shoal.errors import Conflict, SiteError
 from shoal.home import Home
-from shoal.serve.proto import shoal_pb2 as pb
-from shoal.serve.proto import shoal_pb2_grpc as pb_grpc
+from shoal.serve.proto.shoal.v1 import shoal_pb2 as pb
+from shoal.serve.proto.shoal.v1 import shoal_pb2_grpc as pb_grpc
 from shoal.serve.site import start_site
 from shoal.serve.site_status import site_status
 

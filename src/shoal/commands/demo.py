@@ -92,9 +92,7 @@ def demo(
                     f"own, no language model. Its latency ({scale.latency_ms:.0f} ms and some) is waited, its price "
                     f"({answering.price_in:.2f}/{answering.price_out:.2f} USD per million tokens) only stated."
                 )
-            result = run_demo(
-                folder, answering, is_stand_in=real is None, scale=scale, teller=teller, learn=_learn
-            )
+            result = run_demo(folder, answering, scale=scale, teller=teller, learn=_learn)
         page = folder.root / "report.html" if keeps else folder.root.with_suffix(".html")
         _write_report(folder, page)
     except KeyboardInterrupt:

@@ -94,7 +94,10 @@ def test_the_stand_in_runs_only_as_long_as_it_is_needed() -> None:
             2.5,
             10,
         )
-        assert httpx.get(f"{generalist.base_url}/models").status_code == 200
+        assert run.ask_of_itself(generalist) == {"stand_in": True, "stated_latency_ms": 1.0}
+        other = generalist.model_copy(update={"model": "big"})
+        assert run.ask_of_itself(other) == {"stand_in": False}
+    assert run.ask_of_itself(generalist) == {"stand_in": False}
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{generalist.base_url}/models")
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from shoal.agents.learning.micro_lm import faithful, make_pairs, plan_steps, train_micro_lm
 from shoal.agents.learning.micro_lm_tokens import Vocabulary, build_vocabulary
@@ -14,6 +15,15 @@ from shoal.agents.learning.slots import Ref, learn_slot_rules
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import DataError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of one process wait for each other; beside other work on the machine that takes for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def example(record: dict[str, object], answer: str) -> Example:

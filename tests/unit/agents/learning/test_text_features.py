@@ -64,7 +64,7 @@ def test_what_was_said_before_counts_only_where_it_is_read() -> None:
     blind = Vocabulary.fit(requests, [-1] * 4, reading=Reading(), min_calls=2, max_rows=99)
     seeing = Vocabulary.fit(requests, [-1] * 4, reading=Reading(context=True), min_calls=2, max_rows=99)
     assert "x" not in blind.terms
-    assert set(seeing.terms["x"]) == {"taxi", "room"}
+    assert {"taxi", "room"} <= set(seeing.terms["x"])
 
 
 def test_the_place_of_a_prompt_is_an_ngram_of_its_own() -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.micro_lm import train_micro_lm
@@ -15,6 +17,15 @@ from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 from shoal.serve.engines import load
 from shoal.serve.engines.micro_lm import MicroLmEngine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of one process wait for each other; beside other work on the machine that takes for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def ask(record: object) -> ChatRequest:

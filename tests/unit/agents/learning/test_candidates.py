@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from shoal.agents.learning.candidates import consider, trainer_of
+from shoal.agents.learning.material import Material
+from shoal.agents.learning.training import Example
+from shoal.agents.registry.records import OutputKind
+from shoal.agents.traces.chat import ChatRequest
+
+
+def _material(prompts: list[str], answers: list[str], *, calling: int = 0) -> Material:
+    def example(i: int, prompt: str, answer: str) -> Example:
+        request = ChatRequest(body={"messages": [{"role": "user", "content": prompt}]})
+        return Example(id=str(i), request=request, content=answer, group=str(i))
+
+    pairs = zip(prompts, answers, strict=True)
+    examples = [example(i, p, a) for i, (p, a) in enumerate(pairs)]
+    calls = [example(10_000 + i, "x", "call") for i in range(calling)]
+    return Material(examples, calls, {"empty answer": 3})
+
+
+TEXTS = [f"text {i}" for i in range(100)]
+RECORDS = [json.dumps({"x": i}) for i in range(100)]
+LABELS = ["yes", "no"] * 50
+
+
+def test_closed_labels_from_text_are_for_the_classifier() -> None:
+    prospect = consider(OutputKind.LABEL, _material(TEXTS, LABELS), min_calls=50)
+    assert (prospect.kinds, prospect.loss, prospect.answers) == (("classifier",), OutputKind.LABEL, 2)
+
+
+def test_closed_answers_from_records_try_the_figures_first() -> None:
+    answers = ['{"a": 1}', '{"a": 2}'] * 50
+    prospect = consider(OutputKind.JSON, _material(RECORDS, answers), min_calls=50)
+    assert prospect.kinds == ("record_classifier", "classifier")
+    assert prospect.loss == OutputKind.JSON
+
+
+def test_canned_texts_are_labels() -> None:
+    prospect = consider(
+        OutputKind.TEXT, _material(TEXTS, ["Thank you, bye.", "One moment please."] * 50), min_calls=50
+    )
+    assert (prospect.kinds, prospect.loss) == (("classifier",), OutputKind.LABEL)
+
+
+def test_open_texts_are_for_the_language_model() -> None:
+    prospect = consider(OutputKind.TEXT, _material(RECORDS, TEXTS), min_calls=50)
+    assert (prospect.kinds, prospect.loss) == (("micro_lm",), OutputKind.TEXT)
+
+
+def test_too_few_calls_are_skipped_and_what_was_left_out_is_said() -> None:
+    prospect = consider(OutputKind.LABEL, _material(TEXTS, LABELS), min_calls=200)
+    assert prospect.kinds == ()
+    assert "Too few calls: 100 (3 more were left out: empty answer (3)); it takes 200" in prospect.reason
+
+
+@pytest.mark.parametrize(("kind", "calling"), [(OutputKind.TOOL_CALL, 1), (OutputKind.LABEL, 40)])
+def test_function_calls_are_skipped_with_their_number(kind: OutputKind, calling: int) -> None:
+    prospect = consider(kind, _material(TEXTS, LABELS, calling=calling), min_calls=50)
+    assert prospect.kinds == ()
+    assert f"{calling} of its {100 + calling} answers are function calls" in prospect.reason
+
+
+def test_labels_that_are_no_closed_set_are_skipped_with_figures() -> None:
+    prospect = consider(OutputKind.LABEL, _material(TEXTS, TEXTS), min_calls=50)
+    assert prospect.kinds == ()
+    assert "no closed set: 100 different ones in 100 calls" in prospect.reason
+
+
+def test_every_kind_that_is_considered_has_a_trainer() -> None:
+    for kind in ("record_classifier", "classifier", "micro_lm"):
+        assert callable(trainer_of(kind))
+    with pytest.raises(ValueError, match="no trainer"):
+        trainer_of("oracle")

@@ -1,0 +1,289 @@
+"""The learning run, with real finding and label training, and trainers made up where training must break."""
+
+import errno
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shoal.agents.learning.candidates import trainer_of
+from shoal.agents.learning.learn import learn
+from shoal.agents.learning.report import LearnReport
+from shoal.agents.learning.training import Example, TrainContext, Trainer, TrainReport
+from shoal.agents.registry.records import VersionState
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.traces.memory import MemoryTraceStore
+from shoal.agents.traces.trace import Trace, TraceId
+from shoal.config import Config, parse_config
+from shoal.errors import ConfigError, DataError, NotFound, StorageFull
+from shoal.home import Home
+from shoal.serve.engines import load
+
+INTENTS = "Name the intent of the bank customer's message."
+TRIAGE = "Triage the machine whose readings follow."
+
+
+@dataclass
+class _RealClock:
+    def now(self) -> float:
+        return 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def _trace(example: Example, system: str, name: str, served_by: str = "") -> Trace:
+    messages = [
+        {"role": "system", "content": system},
+        *(m for m in example.request.messages if m["role"] != "system"),
+    ]
+    message = {"role": "assistant", "content": example.content}
+    response = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    return Trace(
+        id=TraceId(name),
+        request={"model": "big", "messages": messages},
+        response=response,
+        timestamp=1_700_000_000.0,
+        served_by=served_by,
+    )
+
+
+@dataclass
+class _Site:
+    home: Home
+    registry: SqlRegistry
+    store: MemoryTraceStore
+
+    def learn(self, *, config: Config | None = None, limit: float = 10.0, **more: Any) -> LearnReport:
+        return learn(
+            store=self.store,
+            registry=self.registry,
+            home=self.home,
+            config=config or Config(),
+            clock=_RealClock(),
+            loader=load,
+            time_limit_min=limit,
+            **more,
+        )
+
+    def by_system(self, report: LearnReport) -> dict[str, Any]:
+        return {"intents" if t.output_kind == "label" else "triage": t for t in report.tasks}
+
+
+@pytest.fixture
+def site(tmp_path: Path, made: SimpleNamespace) -> _Site:
+    home = Home(tmp_path / "home").create()
+    store = MemoryTraceStore()
+    store.add(_trace(e, INTENTS, f"i{n}") for n, e in enumerate(made.label_examples(500)))
+    store.add(_trace(e, TRIAGE, f"r{n}") for n, e in enumerate(made.record_examples(400)))
+    return _Site(home, SqlRegistry(home.database), store)
+
+
+def _trainers(**instead: Trainer) -> Any:
+    return lambda kind: instead.get(kind) or trainer_of(kind)
+
+
+def test_a_log_becomes_versions_in_shadow_with_their_evidence(site: _Site) -> None:
+    report = site.learn()
+    tasks = site.by_system(report)
+    assert {name: (t.verdict, t.kind) for name, t in tasks.items()} == {
+        "intents": ("pass", "classifier"),
+        "triage": ("pass", "record_classifier"),
+    }
+    versions = {v.key: v for v in site.registry.versions()}
+    version = versions[tasks["intents"].version]
+    assert version.state == VersionState.SHADOW
+    assert (version.alpha, version.delta) == (0.05, 0.05)
+    assert version.evidence["gate"]["outcome"] == "pass"
+    assert version.evidence["calibration"]["upper_bound"] <= 0.05
+    counts = version.evidence["calls"]
+    assert counts["train"] + counts["choose"] + counts["calibration"] == 500
+    assert version.needs["weights_mb"] > 0
+    assert load(site.home.models / version.folder, version.sha256)
+    card = json.loads((site.home.models / version.folder / "card.json").read_text())
+    assert card["contract"]["threshold"] == version.threshold
+    assert "in shadow" in site.registry.task(version.task_id).reason
+
+
+def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:
+    first = site.learn()
+    other = _Site(Home(tmp_path / "other").create(), SqlRegistry(tmp_path / "other" / "shoal.db"), site.store)
+    second = other.learn()
+    shas = [[v.sha256 for v in s.registry.versions()] for s in (site, other)]
+    assert sorted(shas[0]) == sorted(shas[1])
+    assert [t.threshold for t in first.tasks] == [t.threshold for t in second.tasks]
+
+
+def test_what_has_not_changed_is_not_trained_again_unless_forced(site: _Site) -> None:
+    site.learn()
+    assert {t.verdict for t in site.learn().tasks} == {"unchanged"}
+    assert {t.verdict for t in site.learn(force=True).tasks} == {"pass"}
+    assert sorted(v.number for v in site.registry.versions()) == [1, 1, 2, 2]
+    states = {(v.number, v.state) for v in site.registry.versions()}
+    assert states == {(1, VersionState.RETIRED), (2, VersionState.SHADOW)}
+
+
+def test_new_calls_make_a_new_version(site: _Site, made: SimpleNamespace) -> None:
+    site.learn()
+    site.store.add(_trace(e, INTENTS, f"n{n}") for n, e in enumerate(made.label_examples(50, seed=9)))
+    tasks = site.by_system(site.learn())
+    assert (tasks["intents"].verdict, tasks["triage"].verdict) == ("pass", "unchanged")
+    assert tasks["intents"].version.endswith("@2")
+
+
+def test_only_the_tasks_named_are_learnt(site: _Site) -> None:
+    names = {t.name for t in site.learn().tasks}
+    one = sorted(names)[0]
+    assert [t.name for t in site.learn(tasks=[one], force=True).tasks] == [one]
+    with pytest.raises(NotFound, match="nobody"):
+        site.learn(tasks=["nobody"])
+
+
+def test_one_tasks_failure_is_its_reason_and_not_the_runs_end(site: _Site) -> None:
+    def broken(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        raise ZeroDivisionError("oh no")
+
+    tasks = site.by_system(site.learn(trainers=_trainers(classifier=broken)))
+    assert tasks["triage"].verdict == "pass"
+    assert tasks["intents"].verdict == "error"
+    assert "ZeroDivisionError: oh no" in tasks["intents"].reason
+    assert "oh no" in site.registry.task(tasks["intents"].task_id).reason
+
+
+def test_what_no_kind_can_learn_is_skipped_with_the_trainers_words(site: _Site) -> None:
+    def helpless(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        raise DataError("It is beyond this kind.")
+
+    tasks = site.by_system(site.learn(trainers=_trainers(classifier=helpless)))
+    assert (tasks["intents"].verdict, tasks["intents"].reason) == ("skipped", "It is beyond this kind.")
+
+
+def test_a_costlier_kind_is_tried_where_the_cheaper_one_cannot(site: _Site) -> None:
+    def helpless(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        raise DataError("No.")
+
+    triage = site.by_system(site.learn(trainers=_trainers(record_classifier=helpless)))["triage"]
+    assert triage.kind == "classifier"
+    version = next(v for v in site.registry.versions() if v.key == triage.version)
+    assert version.evidence["candidates"][0] == {"kind": "record_classifier", "skipped": "No."}
+
+
+def test_labels_at_random_are_rejected_and_never_answer(tmp_path: Path, made: SimpleNamespace) -> None:
+    home = Home(tmp_path / "home").create()
+    store = MemoryTraceStore()
+    store.add(_trace(e, INTENTS, f"i{n}") for n, e in enumerate(made.label_examples(500, noise=1.0)))
+    site = _Site(home, SqlRegistry(home.database), store)
+    report = site.learn().tasks[0]
+    assert report.verdict == "fail"
+    version = site.registry.versions()[0]
+    assert version.state == VersionState.REJECTED
+    assert version.threshold > 1
+    assert site.registry.task(version.task_id).reason == report.reason
+
+
+def test_a_stopped_run_keeps_what_was_finished_and_a_later_one_goes_on(site: _Site) -> None:
+    seen: list[str] = []
+
+    def stopping(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        (context.work / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    def resuming(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        seen.append((context.work / "checkpoint").read_text())
+        return trainer_of("classifier")(train, choose, folder, context)
+
+    first = site.learn(trainers=_trainers(classifier=stopping))
+    assert first.interrupted
+    assert not json.loads(Path(first.manifest).read_text())["complete"]
+    tasks = site.by_system(first)
+    assert tasks["intents"].verdict == "stopped"
+    kept = {t.verdict for t in first.tasks} - {"stopped"}
+    second = site.learn(trainers=_trainers(classifier=resuming))
+    assert seen == ["half"]
+    assert not second.interrupted
+    assert site.by_system(second)["intents"].verdict == "pass"
+    if "pass" in kept:
+        assert site.by_system(second)["triage"].verdict == "unchanged"
+    assert list((site.home.work / "training").iterdir()) == []
+
+
+def test_a_full_disk_ends_the_run_with_its_remedy(site: _Site) -> None:
+    def full(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageFull, match="Make room"):
+        site.learn(trainers=_trainers(classifier=full, record_classifier=full))
+
+
+def test_an_empty_log_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    home = Home(tmp_path).create()
+    with pytest.raises(DataError, match="shoal traces import"):
+        _Site(home, SqlRegistry(home.database), MemoryTraceStore()).learn()
+
+
+def test_a_tiny_log_says_how_many_calls_it_takes(tmp_path: Path, made: SimpleNamespace) -> None:
+    home = Home(tmp_path).create()
+    store = MemoryTraceStore()
+    store.add(_trace(e, INTENTS, f"i{n}") for n, e in enumerate(made.label_examples(60)))
+    report = _Site(home, SqlRegistry(home.database), store).learn()
+    assert all(t.verdict == "skipped" and "it takes 200" in t.reason for t in report.tasks)
+
+
+def test_captured_answers_need_the_owners_word(tmp_path: Path, made: SimpleNamespace) -> None:
+    home = Home(tmp_path).create()
+    store = MemoryTraceStore()
+    store.add(_trace(e, INTENTS, f"i{n}", "generalist/big") for n, e in enumerate(made.label_examples(300)))
+    site = _Site(home, SqlRegistry(home.database), store)
+    with pytest.raises(ConfigError, match="outputs_may_train"):
+        site.learn()
+    generalist = {"base_url": "http://localhost:1", "model": "big", "outputs_may_train": True}
+    config = parse_config({"generalist": generalist}, source="test")
+    version_key = site.learn(config=config).tasks[0].version
+    card = json.loads((home.models / version_key.replace("@", "/") / "card.json").read_text())
+    assert card["outputs_may_train"] is True
+
+
+def test_a_contract_of_its_own_is_used_for_a_task(site: _Site) -> None:
+    name = site.by_system(site.learn())["intents"].name
+    config = parse_config({"contract": {"tasks": {name: {"alpha": 0.2}}}}, source="test")
+    site.learn(config=config)
+    assert {v.alpha for v in site.registry.versions() if v.number == 2} == {0.2}
+
+
+def test_a_limit_too_short_for_anything_trains_nothing_and_says_so(site: _Site) -> None:
+    report = site.learn(limit=0.05)
+    assert {t.verdict for t in report.tasks} == {"skipped"}
+    assert "leaves no time" in report.tasks[0].reason
+
+
+def test_the_manifest_tells_how_the_time_was_shared(site: _Site) -> None:
+    report = site.learn()
+    manifest = json.loads(Path(report.manifest).read_text())
+    assert manifest["complete"]
+    assert set(manifest["budget"]) == {t.name for t in report.tasks}
+    assert manifest["report"]["tasks"][0]["verdict"] == "pass"
+    assert Path(site.learn().manifest).name == "learn-2.json"
+
+
+def test_progress_only_grows(site: _Site) -> None:
+    told: list[float] = []
+    site.learn(progress=lambda fraction, text: told.append(fraction))
+    assert told == sorted(told)
+    assert told[-1] == 1.0

@@ -1,0 +1,104 @@
+from typing import Any
+
+import pytest
+
+from shoal.agents.learning.material import gather, may_train
+from shoal.agents.registry.records import TaskId
+from shoal.agents.traces.trace import Trace, TraceId
+from shoal.errors import ConfigError
+
+TASK = TaskId("t1")
+
+
+def _trace(
+    name: str,
+    *,
+    messages: list[dict[str, Any]] | None = None,
+    answer: dict[str, Any] | None = None,
+    conversation: str | None = None,
+    served_by: str = "",
+    finish: str = "stop",
+) -> Trace:
+    request: dict[str, Any] = {"messages": messages or [{"role": "user", "content": name}]}
+    if conversation:
+        request["metadata"] = {"conversation_id": conversation}
+    message = {"role": "assistant", "content": "ok", **(answer or {})}
+    response = {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+    return Trace(id=TraceId(name), request=request, response=response, timestamp=1.0, served_by=served_by)
+
+
+def _gathered(*traces: Trace) -> dict[str, Any]:
+    return gather(traces, {t.id: TASK for t in traces})  # type: ignore[return-value]
+
+
+def test_imported_logs_may_always_be_learnt_from() -> None:
+    traces = [_trace("a"), _trace("b")]
+    for allowed in (None, True, False):
+        assert may_train(traces, allowed) == traces
+
+
+def test_captured_traffic_asks_for_the_setting() -> None:
+    with pytest.raises(ConfigError, match="1 traces are answers of the generalist") as caught:
+        may_train([_trace("a"), _trace("b", served_by="generalist/big")], None)
+    assert caught.value.param == "generalist.outputs_may_train"
+
+
+def test_captured_traffic_that_may_not_be_learnt_from_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is false"):
+        may_train([_trace("a", served_by="generalist/big")], False)
+
+
+def test_beside_captured_traffic_imported_logs_stay() -> None:
+    imported = _trace("a")
+    assert may_train([imported, _trace("b", served_by="generalist/big")], False) == [imported]
+
+
+def test_what_a_specialist_answered_is_never_learnt_from() -> None:
+    captured = _trace("b", served_by="generalist/big")
+    assert may_train([_trace("a", served_by="specialist/x@1"), captured], True) == [captured]
+
+
+def test_turns_of_one_conversation_share_a_group() -> None:
+    examples = _gathered(_trace("a", conversation="c1"), _trace("b", conversation="c1"), _trace("d"))[
+        TASK
+    ].examples
+    assert examples[0].group == examples[1].group != examples[2].group
+
+
+def test_turns_without_a_conversation_id_are_grouped_by_their_opening() -> None:
+    opening = {"role": "user", "content": "I lost my card"}
+    later = [opening, {"role": "assistant", "content": "Which?"}, {"role": "user", "content": "the blue one"}]
+    other = {"role": "user", "content": "I lost my keys"}
+    examples = _gathered(
+        _trace("a", messages=[opening]), _trace("b", messages=later), _trace("c", messages=[other])
+    )[TASK].examples
+    assert examples[0].group == examples[1].group != examples[2].group
+
+
+def test_equal_single_calls_are_not_one_conversation() -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    examples = _gathered(_trace("a", messages=messages), _trace("b", messages=messages))[TASK].examples
+    assert examples[0].group != examples[1].group
+
+
+def test_answers_that_teach_nothing_are_left_out_and_counted() -> None:
+    broken = Trace(
+        id=TraceId("x"), request={"messages": [{"role": "user", "content": "x"}]}, response={}, timestamp=1.0
+    )
+    material = _gathered(
+        _trace("a"), _trace("b", finish="length"), _trace("c", answer={"content": " "}), broken
+    )[TASK]
+    assert [e.id for e in material.examples] == ["a"]
+    assert material.left_out == {"answer cut off": 1, "empty answer": 1, "no answer": 1}
+
+
+def test_function_calls_are_kept_apart() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    material = _gathered(_trace("a"), _trace("b", answer={"content": None, "tool_calls": [call]}))[TASK]
+    assert [e.id for e in material.examples] == ["a"]
+    assert [e.content for e in material.calling] == ['[["find", "{}"]]']
+    assert material.calls == 2
+
+
+def test_unclustered_traces_belong_to_no_task() -> None:
+    assert gather([_trace("a")], {TraceId("a"): None}) == {}
