@@ -84,9 +84,14 @@ class Vocabulary:
         return ids
 
     def encode_prompt(
-        self, prompt: Prompt, slots: Sequence[Slot], vary: random.Random | None = None
+        self,
+        prompt: Prompt,
+        slots: Sequence[Slot],
+        vary: random.Random | None = None,
+        carried: frozenset[str] = frozenset(),
     ) -> Encoded:
-        """The prompt's ids. `vary` hides names and known values at random, so that the model copes without them."""
+        """The prompt's ids. `vary` hides names and known values at random, so that the model copes without them;
+        values only of slots `carried` by the answer that is to be learnt: no other could be written unseen."""
         by_leaf = {id(slot.leaf): slot for slot in slots}
         ids = [self.special[BOS]]
         tokens: dict[int, Slot] = {}
@@ -98,14 +103,14 @@ class Vocabulary:
         elif self.usual:
             strange.append("no record")
         for part in prompt.parts:
-            if vary is not None and vary.random() < 0.02:
+            if vary is not None and vary.random() < 0.005:
                 ids += self._distraction(vary)
             if isinstance(part, str):
                 if part not in self.constant:
                     ids += self.text_ids(" " + part[:MAX_LITERAL])
                     strange += [w for w in _WORDS.findall(part.lower()) if w not in self.words]
             elif (slot := by_leaf.get(id(part))) is not None:
-                ids += self._slot(slot, tokens, strange, vary)
+                ids += self._slot(slot, tokens, strange, vary, slot.name in carried)
                 ids += self._features(slot, before)
                 before = slot
             else:
@@ -119,15 +124,20 @@ class Vocabulary:
         return [self.special[STRANGE_PATH], *(vary.randrange(pieces) for _ in range(vary.randrange(1, 4)))]
 
     def _slot(
-        self, slot: Slot, tokens: dict[int, Slot], strange: list[str], vary: random.Random | None
+        self,
+        slot: Slot,
+        tokens: dict[int, Slot],
+        strange: list[str],
+        vary: random.Random | None,
+        carried: bool,
     ) -> list[int]:
         path = general_path(slot.leaf.path)
         ids: list[int] = []
         known = None if slot.required else self.special.get(f"={path}={slot.leaf.text}")
-        if known is not None and not (vary is not None and vary.random() < 0.5):
+        if known is not None and not (vary is not None and carried and vary.random() < 0.3):
             ids.append(known)
         token = self.special.get(f"@{slot.name}")
-        hidden = vary is not None and vary.random() < 0.08
+        hidden = vary is not None and vary.random() < 0.04
         if token is None or hidden:
             ids.append(self.special.get(f"/{path}", self.special[STRANGE_PATH]))
             if f"/{path}" not in self.special:

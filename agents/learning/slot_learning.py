@@ -45,6 +45,8 @@ MAX_LEXICON = 2000
 #: a value that steers the wording needs this many answers, of which this share has one of its usual words
 MIN_EVIDENCE = 20
 EVIDENCE_SHARE = 0.8
+#: a word is evidence where it is this much commoner with the value than without
+EVIDENCE_LIFT = 8
 _WORDS = re.compile(r"[^\W\d_]+")
 
 
@@ -225,17 +227,18 @@ def _signs(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> dict[str,
 
 
 def _evidence(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> dict[str, frozenset[str]]:
-    """For values that are neither slots nor in lists: words far commoner in the answers to prompts with the value than to prompts
+    """For values that are not always carried, outside of lists: words far commoner in the answers to prompts with the value than to prompts
     without its path (or with other values, where every prompt has the path), if most of its answers have one."""
     with_tag: dict[str, list[int]] = defaultdict(list)
     with_path: dict[str, set[int]] = defaultdict(set)
     said: list[set[str]] = []
     for index, (pair, some) in enumerate(zip(pairs, slots, strict=True)):
         words = set(_WORDS.findall(pair.answer.lower())) | set(digit_groups(pair.answer))
-        for slot in some:
+        required = [slot for slot in some if slot.required]
+        for slot in required:
             words -= set(_WORDS.findall(slot.leaf.text.lower())) | set(digit_groups(slot.leaf.text))
         said.append(words)
-        carried = {id(slot.leaf) for slot in some}
+        carried = {id(slot.leaf) for slot in required}
         for leaf in pair.prompt.leaves:
             if id(leaf) not in carried and "[" not in leaf.path:
                 with_path[general_path(leaf.path)].add(index)
@@ -257,7 +260,7 @@ def _evidence(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> dict[s
             word
             for word, n in here.items()
             if n >= max(3, 0.01 * len(members))
-            and n / len(members) >= 4 * (other[word] + 0.5) / (elsewhere + 1)
+            and n / len(members) >= EVIDENCE_LIFT * (other[word] + 0.5) / (elsewhere + 1)
         )
         if sum(bool(usual & said[index]) for index in members) >= EVIDENCE_SHARE * len(members):
             out[tag] = usual

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.agents.learning.micro_lm import faithful, make_pairs, plan_steps, train_micro_lm
+from shoal.agents.learning.micro_lm import train_micro_lm
+from shoal.agents.learning.micro_lm_pairs import faithful, make_pairs
+from shoal.agents.learning.micro_lm_run import plan_steps
 from shoal.agents.learning.micro_lm_tokens import Vocabulary, build_vocabulary
 from shoal.agents.learning.slots import Ref, learn_slot_rules
 from shoal.agents.learning.training import Example, TrainContext
