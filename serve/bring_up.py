@@ -15,7 +15,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +79,22 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
         home, config, functools.partial(ServeDeployer, home.models, config.placement, pin=pin), pin=pin
     )
     owns_serve = local or not _serve_runs(serve)
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": config.serve.host, "port": config.serve.port},
-    )
-    say("step", "starting the gateway")
-    try:
-        serve.run_many([gateway_application(home, config, pin=pin)], wait_for_applications_running=True)
-    except RuntimeError as error:
-        raise SiteError(
-            f"The gateway does not start: {_last_line(str(error))}",
-            remedy=f"See {job['logs']} for the whole story.",
-        ) from error
-    _wait_ready(job["url"])
+    with ThreadPoolExecutor(1) as beside:
+        # the proxies take seconds to come up; the gateway's replica is started meanwhile
+        serving = beside.submit(
+            serve.start,
+            proxy_location="HeadOnly",
+            http_options={"host": config.serve.host, "port": config.serve.port},
+        )
+        _wait_for_controller(ray, serving)
+        say("step", "starting the gateway")
+        serve.run_many(
+            [gateway_application(home, config, pin=pin)],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        serving.result()
+    _wait_ready(job["url"], lambda: _why_failed(serve))
     say("step", "loading specialists")
     _wait_loaded(home)
     return {"owns_serve": owns_serve, "warnings": warnings}
@@ -109,11 +113,12 @@ def leave(job: Mapping[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(ValueError):  # it is gone already
         ray.kill(ray.get_actor(ROUTER_NAME, namespace=NAMESPACE))
     names = list(serve.status().applications) if _serve_runs(serve) else []
+    if job["owns_serve"] and all(name.startswith(PREFIX) for name in names):
+        serve.shutdown()  # ends all applications at once
+        return {}
     for name in names:
         if name.startswith(PREFIX):
             serve.delete(name)
-    if job["owns_serve"] and all(name.startswith(PREFIX) for name in names):
-        serve.shutdown()
     return {}
 
 
@@ -177,9 +182,29 @@ def _serve_runs(serve: Any) -> bool:
         return False
 
 
-def _wait_ready(url: str) -> None:
+def _wait_for_controller(ray: Any, serving: Future[Any]) -> None:
+    """Wait until Serve takes applications, or has failed to start."""
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    while not serving.done():
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            return
+        except ValueError:
+            time.sleep(0.05)
+
+
+def _why_failed(serve: Any) -> str:
+    """Why the gateway does not start; empty where it still may."""
+    from shoal.serve.placing import GATEWAY_APPLICATION
+
+    found = serve.status().applications.get(GATEWAY_APPLICATION)
+    return "" if found is None or found.status.value != "DEPLOY_FAILED" else str(found.message)
+
+
+def _wait_ready(url: str, why_failed: Callable[[], str]) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
-    last = "no answer"
+    look_at, last = time.monotonic() + 2, "no answer"
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:
@@ -189,6 +214,13 @@ def _wait_ready(url: str) -> None:
             last = f"{error.code} {error.read(300).decode(errors='replace')}"
         except OSError as error:
             last = str(error)
+        if time.monotonic() > look_at:
+            if why := why_failed():
+                raise SiteError(
+                    f"The gateway does not start: {_last_line(why)}",
+                    remedy="See the logs in the data folder.",
+                )
+            look_at = time.monotonic() + 2
         time.sleep(0.1)
     raise SiteError(
         f"The gateway is not ready after {_READY_TIMEOUT_S} s: {last}",

@@ -91,6 +91,24 @@ def test_what_an_answer_misses_or_makes_up_is_named(answer: str, error: str) -> 
     assert rules.errors(request, answer) == [error]
 
 
+def test_an_answer_that_passes_over_a_steering_value_is_noticed() -> None:
+    rng = random.Random(2)
+    examples = []
+    for n in range(120):
+        record: dict[str, object] = {"name": f"Inn {n}x"}
+        answer = f"Inn {n}x is a fine house"
+        if rng.random() < 0.7:
+            record["pets"] = rng.choice(["yes", "no"])
+            dogs = rng.choice(["dogs", "pets"])
+            answer += f" where {dogs} are welcome" if record["pets"] == "yes" else f", but without {dogs}"
+        examples.append(example(json.dumps(record), answer + "."))
+    rules = learn_slot_rules(examples)
+    prompt = rules.prompt(ask('{"name": "Ox", "pets": "yes"}'))
+    assert rules.unheeded(prompt, "Ox is a fine house.") == ["pets=yes"]
+    assert rules.unheeded(prompt, "Ox is a fine house for dogs.") == []
+    assert rules.unheeded(rules.prompt(ask('{"name": "Ox"}')), "Ox is a fine house.") == []
+
+
 def test_rules_survive_json() -> None:
     rules = learn_slot_rules(weather(120) + dialogue(40))
     assert SlotRules.from_dict(json.loads(json.dumps(rules.to_dict()))) == rules
