@@ -16,7 +16,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +78,16 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
         home, config, functools.partial(ServeDeployer, home.models, config.placement, pin=pin), pin=pin
     )
     owns_serve = local or not _serve_runs(serve)
-    with ThreadPoolExecutor(1) as beside:
-        # the proxies take seconds to come up; the gateway's replica is started meanwhile
-        serving = beside.submit(
-            serve.start,
-            proxy_location="HeadOnly",
-            http_options={"host": config.serve.host, "port": config.serve.port},
-        )
-        _wait_for_controller(ray, serving)
-        say("step", "starting the gateway")
-        serve.run_many(
-            [gateway_application(home, config, pin=pin)],
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
-        serving.result()
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": config.serve.host, "port": config.serve.port},
+    )
+    say("step", "starting the gateway")
+    serve.run_many(
+        [gateway_application(home, config, pin=pin)],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
     _wait_ready(job["url"], lambda: _why_failed(serve))
     say("step", "loading specialists")
     _wait_loaded(home)
@@ -182,24 +176,16 @@ def _serve_runs(serve: Any) -> bool:
         return False
 
 
-def _wait_for_controller(ray: Any, serving: Future[Any]) -> None:
-    """Wait until Serve takes applications, or has failed to start."""
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-
-    while not serving.done():
-        try:
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-            return
-        except ValueError:
-            time.sleep(0.05)
-
-
 def _why_failed(serve: Any) -> str:
     """Why the gateway does not start; empty where it still may."""
     from shoal.serve.placing import GATEWAY_APPLICATION
 
     found = serve.status().applications.get(GATEWAY_APPLICATION)
-    return "" if found is None or found.status.value != "DEPLOY_FAILED" else str(found.message)
+    if found is None or found.status.value != "DEPLOY_FAILED":
+        return ""
+    # the deployment's own message ends with the error of its constructor
+    told = [deployment.message for deployment in found.deployments.values() if deployment.message]
+    return str(told[0] if told else found.message)
 
 
 def _wait_ready(url: str, why_failed: Callable[[], str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import random
 import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ from shoal.errors import SiteError
 
 #: every process of a site carries the site's id in this variable
 SITE_VARIABLE = "SHOAL_SITE_ID"
+#: above the ports of Ray's workers (10002 to 19999), below those of Serve's replicas (30000 on) and of outgoing connections
+_OWN_PORTS = range(20_000, 30_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,14 +207,19 @@ def require_free_port(host: str, port: int, *, what: str, remedy: str) -> None:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    held = []
-    try:
-        for _ in range(count):
-            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            held.append(probe)
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in held]
-    finally:
-        for probe in held:
-            probe.close()
+    """Ports that nobody listens on now, all different, and that the kernel and Ray give to nobody by themselves.
+
+    Raises:
+        SiteError: nearly all of the range is in use.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_OWN_PORTS, len(_OWN_PORTS)):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise SiteError(
+        f"No {count} ports are free on {host} between {_OWN_PORTS.start} and {_OWN_PORTS.stop}.",
+        remedy="End what holds them.",
+    )

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from shoal.config import Config
-from shoal.errors import Conflict, SiteError
+from shoal.errors import ConfigError, Conflict, SiteError
 from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
@@ -77,7 +77,7 @@ def start_site(
     Raises:
         SiteError: a port is in use, Ray does not start or the gateway does not get ready; nothing is left running then.
         Conflict: the site is up, with other settings.
-        ConfigError: the generalist's key is not set.
+        ConfigError: the generalist's key is not set, or a TLS file cannot be read.
     """
     home.create()
     began = time.monotonic()
@@ -92,6 +92,7 @@ def start_site(
                 _stop(home, existing)
         if config.generalist is not None:
             config.generalist.api_key()
+        _require_tls(config)
         _require_ports(config)
         load_or_create_key(home.key)
         record, local = _plan(home, config, address, dashboard)
@@ -162,6 +163,17 @@ def _require_same(record: SiteRecord, config: Config) -> None:
             raise Conflict(
                 f"The site is up already, with {name} {there[name]} instead of {value}.",
                 remedy="Run `shoal down` first.",
+            )
+
+
+def _require_tls(config: Config) -> None:
+    """The gateway would find out too, but only after Ray has started."""
+    if config.tls is None:
+        return
+    for name, path in (("certificate", config.tls.certificate), ("private_key", config.tls.private_key)):
+        if not os.access(path, os.R_OK):
+            raise ConfigError(
+                f"`tls.{name}`: {path} cannot be read.", remedy="Name a PEM file.", param=f"tls.{name}"
             )
 
 

@@ -26,7 +26,7 @@ NEVER = 2.0
 _SLACK = 0.75
 _MOST_STEPS = 100
 #: share of the calls that the first threshold lets through
-_START_SHARE = 0.4
+START_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,7 @@ def calibrate(
     alpha: float,
     delta: float,
     *,
+    start_share: float = START_SHARE,
     thresholds: Sequence[float] | None = None,
 ) -> Calibration:
     """The lowest threshold for which the contract is shown to hold.
@@ -110,6 +111,8 @@ def calibrate(
         wrong: whether the specialist's answer to that call is wrong.
         alpha: the share of answers that may be wrong, in (0, 1).
         delta: the chance that the statement is false, in (0, 1).
+        start_share: the first threshold lets through at least this share of the calls, if it can; decided without these
+            verdicts. Lower finds smaller coverages, higher is less easily ended by one unlucky call.
         thresholds: in the order of testing, decided without these verdicts. Where None: quantiles of the confidences,
             downwards, in steps that each can bear one wrong answer more.
 
@@ -129,7 +132,7 @@ def calibrate(
             f"{conf.size} calibration calls are too few: it takes {needed} to show that at most {alpha:.1%} are wrong.",
         )
     if thresholds is None:
-        thresholds = _sequence(conf, alpha, delta)
+        thresholds = _sequence(conf, alpha, delta, start_share)
     curve: list[Point] = []
     best: Point | None = None
     for threshold in thresholds:
@@ -189,7 +192,7 @@ def _quantiles(conf: NDArray[np.float64]) -> list[float]:
     return [float(t) for t in dict.fromkeys(ordered[at].tolist())]
 
 
-def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[float]:
+def _sequence(conf: NDArray[np.float64], alpha: float, delta: float, start_share: float) -> list[float]:
     """Thresholds that let through as many calls as it takes to afford one wrong answer more than the step before.
 
     How many calls that is follows from alpha and delta alone. Smaller steps would only be lost to chance: the next call may be
@@ -204,7 +207,7 @@ def _sequence(conf: NDArray[np.float64], alpha: float, delta: float) -> list[flo
     bearable = binom.ppf(delta, answered, alpha) - 1
     counts = answered[np.flatnonzero(np.diff(bearable, prepend=-1.0) > 0)].tolist()
     if len(counts) > 1:
-        counts = [c for c in counts[1:] if c >= _START_SHARE * ordered.size] or counts[-1:]
+        counts = [c for c in counts[1:] if c >= start_share * ordered.size] or counts[-1:]
     if counts and counts[-1] != ordered.size:
         counts.append(int(ordered.size))
     return list(dict.fromkeys(float(ordered[c - 1]) for c in counts))

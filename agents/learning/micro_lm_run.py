@@ -33,7 +33,8 @@ NOMINAL_TOKENS_PER_S = 12_000
 STEP_SHARE = 0.8
 #: of the time given, what a run that is far slower than nominal may take; one at nominal speed never comes near
 CLOCK_SLACK = 1.1
-MAX_EPOCHS = 30
+#: passes over the pairs after which models of this size no longer gain on held-out calls
+MAX_EPOCHS = 12
 #: fewer steps than this are not enough for any task, however few its pairs
 MIN_STEPS = 400
 MAX_TOKENS = 512

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shoal.agents.contract.calibrate import NEVER, Calibration, calibrate, coverage_at_risk
+from shoal.agents.contract.calibrate import NEVER, START_SHARE, Calibration, calibrate, coverage_at_risk
 from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
 from shoal.agents.learning.candidates import MICRO_LM, Prospect, Trainers
@@ -215,7 +215,14 @@ def _judge(
     loss = plan.prospect.loss
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
-    calibration = calibrate([h.confidence for h in held], [h.wrong for h in held], plan.alpha, plan.delta)
+    calibration = calibrate(
+        [h.confidence for h in held],
+        [h.wrong for h in held],
+        plan.alpha,
+        plan.delta,
+        # where the other held-out calls say that little can be answered, less is tried
+        start_share=min(START_SHARE, 0.7 * best.coverage),
+    )
     defined = loss != OutputKind.TEXT or best.slots is not None
     return calibration, decide(loss, best.held_out, calibration, loss_defined=defined)
 

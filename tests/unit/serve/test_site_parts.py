@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -229,6 +228,12 @@ def test_a_generalist_whose_key_is_not_set_stops_the_start(tmp_path: Path) -> No
     )
     with pytest.raises(ConfigError, match="SHOAL_TEST_NO_SUCH_KEY"):
         site.start_site(Home(tmp_path / "home"), config)
+
+
+def test_a_tls_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    pair = {"certificate": str(tmp_path / "c.pem"), "private_key": str(tmp_path / "k.pem")}
+    with pytest.raises(ConfigError, match=r"tls\.certificate"):
+        site.start_site(Home(tmp_path / "home"), Config.model_validate({"tls": pair}))
 
 
 def test_http_and_grpc_cannot_share_a_port(tmp_path: Path) -> None:

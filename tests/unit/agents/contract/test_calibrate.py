@@ -142,3 +142,11 @@ def test_steps_are_as_wide_as_it_takes_to_bear_one_wrong_answer_more() -> None:
     assert answered == [93, 124, 153, 181, 200]
     for wrong, calls in enumerate(answered[:-1], start=1):
         assert upper_bound(wrong, calls, 0.05) <= 0.05 < upper_bound(wrong, calls - 1, 0.05)
+
+
+def test_a_lower_start_finds_a_small_share_that_can_be_answered() -> None:
+    confidences = np.linspace(1.0, 0.001, 1000).tolist()
+    wrong = [i >= 250 and i % 2 == 0 for i in range(1000)]
+    assert not calibrate(confidences, wrong, 0.05, 0.05).feasible
+    found = calibrate(confidences, wrong, 0.05, 0.05, start_share=0.1)
+    assert 0.2 < found.coverage < 0.3
