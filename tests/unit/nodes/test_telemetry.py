@@ -9,8 +9,8 @@ from shoal.errors import ConfigError
 from shoal.nodes.identity import node_identity
 from shoal.nodes.telemetry import (
     FakeTelemetry,
-    GpuState,
     Gpus,
+    GpuState,
     MachineTelemetry,
     Reading,
     read_gpus,
