@@ -77,37 +77,43 @@ class _Site:
 
 @pytest.fixture
 def site(tmp_path: Path, made: SimpleNamespace) -> _Site:
+    """One task: labels from texts."""
     home = Home(tmp_path / "home").create()
-    store = MemoryTraceStore()
-    store.add(_trace(e, INTENTS, f"i{n}") for n, e in enumerate(made.label_examples(500)))
-    store.add(_trace(e, TRIAGE, f"r{n}") for n, e in enumerate(made.record_examples(400)))
+    store = MemoryTraceStore(_trace(e, INTENTS, f"i{n}") for n, e in enumerate(made.label_examples(350)))
     return _Site(home, SqlRegistry(home.database), store)
+
+
+@pytest.fixture
+def both(site: _Site, made: SimpleNamespace) -> _Site:
+    """Beside it, answers that follow from the figures of records."""
+    site.store.add(_trace(e, TRIAGE, f"r{n}") for n, e in enumerate(made.record_examples(350)))
+    return site
 
 
 def _trainers(**instead: Trainer) -> Any:
     return lambda kind: instead.get(kind) or trainer_of(kind)
 
 
-def test_a_log_becomes_versions_in_shadow_with_their_evidence(site: _Site) -> None:
-    report = site.learn()
-    tasks = site.by_system(report)
+def test_a_log_becomes_versions_in_shadow_with_their_evidence(both: _Site) -> None:
+    report = both.learn()
+    tasks = both.by_system(report)
     assert {name: (t.verdict, t.kind) for name, t in tasks.items()} == {
         "intents": ("pass", "classifier"),
         "triage": ("pass", "record_classifier"),
     }
-    versions = {v.key: v for v in site.registry.versions()}
+    versions = {v.key: v for v in both.registry.versions()}
     version = versions[tasks["intents"].version]
     assert version.state == VersionState.SHADOW
     assert (version.alpha, version.delta) == (0.05, 0.05)
     assert version.evidence["gate"]["outcome"] == "pass"
     assert version.evidence["calibration"]["upper_bound"] <= 0.05
     counts = version.evidence["calls"]
-    assert counts["train"] + counts["choose"] + counts["calibration"] == 500
+    assert counts["train"] + counts["choose"] + counts["calibration"] == 350
     assert version.needs["weights_mb"] > 0
-    assert load(site.home.models / version.folder, version.sha256)
-    card = json.loads((site.home.models / version.folder / "card.json").read_text())
+    assert load(both.home.models / version.folder, version.sha256)
+    card = json.loads((both.home.models / version.folder / "card.json").read_text())
     assert card["contract"]["threshold"] == version.threshold
-    assert "in shadow" in site.registry.task(version.task_id).reason
+    assert "in shadow" in both.registry.task(version.task_id).reason
 
 
 def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:
@@ -123,38 +129,38 @@ def test_what_has_not_changed_is_not_trained_again_unless_forced(site: _Site) ->
     site.learn()
     assert {t.verdict for t in site.learn().tasks} == {"unchanged"}
     assert {t.verdict for t in site.learn(force=True).tasks} == {"pass"}
-    assert sorted(v.number for v in site.registry.versions()) == [1, 1, 2, 2]
+    assert sorted(v.number for v in site.registry.versions()) == [1, 2]
     states = {(v.number, v.state) for v in site.registry.versions()}
     assert states == {(1, VersionState.RETIRED), (2, VersionState.SHADOW)}
 
 
-def test_new_calls_make_a_new_version(site: _Site, made: SimpleNamespace) -> None:
-    site.learn()
-    site.store.add(_trace(e, INTENTS, f"n{n}") for n, e in enumerate(made.label_examples(50, seed=9)))
-    tasks = site.by_system(site.learn())
+def test_new_calls_make_a_new_version(both: _Site, made: SimpleNamespace) -> None:
+    both.learn()
+    both.store.add(_trace(e, INTENTS, f"n{n}") for n, e in enumerate(made.label_examples(50, seed=9)))
+    tasks = both.by_system(both.learn())
     assert (tasks["intents"].verdict, tasks["triage"].verdict) == ("pass", "unchanged")
     assert tasks["intents"].version.endswith("@2")
 
 
-def test_only_the_tasks_named_are_learnt(site: _Site) -> None:
-    names = {t.name for t in site.learn().tasks}
+def test_only_the_tasks_named_are_learnt(both: _Site) -> None:
+    names = {t.name for t in both.learn().tasks}
     one = sorted(names)[0]
-    assert [t.name for t in site.learn(tasks=[one], force=True).tasks] == [one]
+    assert [t.name for t in both.learn(tasks=[one], force=True).tasks] == [one]
     with pytest.raises(NotFound, match="nobody"):
-        site.learn(tasks=["nobody"])
+        both.learn(tasks=["nobody"])
 
 
-def test_one_tasks_failure_is_its_reason_and_not_the_runs_end(site: _Site) -> None:
+def test_one_tasks_failure_is_its_reason_and_not_the_runs_end(both: _Site) -> None:
     def broken(
         train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
     ) -> TrainReport:
         raise ZeroDivisionError("oh no")
 
-    tasks = site.by_system(site.learn(trainers=_trainers(classifier=broken)))
+    tasks = both.by_system(both.learn(trainers=_trainers(classifier=broken)))
     assert tasks["triage"].verdict == "pass"
     assert tasks["intents"].verdict == "error"
     assert "ZeroDivisionError: oh no" in tasks["intents"].reason
-    assert "oh no" in site.registry.task(tasks["intents"].task_id).reason
+    assert "oh no" in both.registry.task(tasks["intents"].task_id).reason
 
 
 def test_what_no_kind_can_learn_is_skipped_with_the_trainers_words(site: _Site) -> None:
@@ -167,15 +173,15 @@ def test_what_no_kind_can_learn_is_skipped_with_the_trainers_words(site: _Site) 
     assert (tasks["intents"].verdict, tasks["intents"].reason) == ("skipped", "It is beyond this kind.")
 
 
-def test_a_costlier_kind_is_tried_where_the_cheaper_one_cannot(site: _Site) -> None:
+def test_a_costlier_kind_is_tried_where_the_cheaper_one_cannot(both: _Site) -> None:
     def helpless(
         train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
     ) -> TrainReport:
         raise DataError("No.")
 
-    triage = site.by_system(site.learn(trainers=_trainers(record_classifier=helpless)))["triage"]
+    triage = both.by_system(both.learn(trainers=_trainers(record_classifier=helpless)))["triage"]
     assert triage.kind == "classifier"
-    version = next(v for v in site.registry.versions() if v.key == triage.version)
+    version = next(v for v in both.registry.versions() if v.key == triage.version)
     assert version.evidence["candidates"][0] == {"kind": "record_classifier", "skipped": "No."}
 
 
@@ -192,7 +198,7 @@ def test_labels_at_random_are_rejected_and_never_answer(tmp_path: Path, made: Si
     assert site.registry.task(version.task_id).reason == report.reason
 
 
-def test_a_stopped_run_keeps_what_was_finished_and_a_later_one_goes_on(site: _Site) -> None:
+def test_a_stopped_run_keeps_what_was_finished_and_a_later_one_goes_on(both: _Site) -> None:
     seen: list[str] = []
 
     def stopping(
@@ -207,19 +213,19 @@ def test_a_stopped_run_keeps_what_was_finished_and_a_later_one_goes_on(site: _Si
         seen.append((context.work / "checkpoint").read_text())
         return trainer_of("classifier")(train, choose, folder, context)
 
-    first = site.learn(trainers=_trainers(classifier=stopping))
+    first = both.learn(trainers=_trainers(classifier=stopping))
     assert first.interrupted
     assert not json.loads(Path(first.manifest).read_text())["complete"]
-    tasks = site.by_system(first)
+    tasks = both.by_system(first)
     assert tasks["intents"].verdict == "stopped"
     kept = {t.verdict for t in first.tasks} - {"stopped"}
-    second = site.learn(trainers=_trainers(classifier=resuming))
+    second = both.learn(trainers=_trainers(classifier=resuming))
     assert seen == ["half"]
     assert not second.interrupted
-    assert site.by_system(second)["intents"].verdict == "pass"
+    assert both.by_system(second)["intents"].verdict == "pass"
     if "pass" in kept:
-        assert site.by_system(second)["triage"].verdict == "unchanged"
-    assert list((site.home.work / "training").iterdir()) == []
+        assert both.by_system(second)["triage"].verdict == "unchanged"
+    assert list((both.home.work / "training").iterdir()) == []
 
 
 def test_a_full_disk_ends_the_run_with_its_remedy(site: _Site) -> None:
