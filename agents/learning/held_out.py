@@ -83,7 +83,7 @@ def nearest_answers(train: Sequence[Example], held_out: Sequence[Example]) -> li
     pool = train[:_MOST_NEIGHBOURS]
     requests = [e.request for e in pool]
     vocabulary = Vocabulary.fit(
-        requests, [-1] * len(pool), reading=Reading(system=True), min_calls=2, max_rows=50_000
+        requests, [-1] * len(pool), reading=Reading(system=True), min_calls=1, max_rows=50_000
     )
     known, _ = encode_all(vocabulary, requests, [-1] * len(pool))
     asked, _ = encode_all(vocabulary, [e.request for e in held_out], [-1] * len(held_out))

@@ -40,21 +40,22 @@ class Material:
 
 
 def may_train(traces: Sequence[Trace], outputs_may_train: bool | None) -> list[Trace]:
-    """The traces that may be learnt from. Imported logs always may; what a specialist answered never is.
+    """The traces that may be learnt from. Imported logs always may; what a specialist answered, or broke off, never is.
 
     Raises:
         ConfigError: there is captured traffic and `generalist.outputs_may_train` does not say, or forbids it and
             nothing else is there.
     """
     captured = sum(t.served_by.startswith(_CAPTURED) for t in traces)
-    usable = [t for t in traces if not t.served_by.startswith(_OWN)]
+    usable = [t for t in traces if not t.served_by.startswith(_OWN) and not t.tags.get("incomplete")]
     if not captured or outputs_may_train:
         return usable
     if outputs_may_train is None:
         raise ConfigError(
             f"{captured} traces are answers of the generalist that this site captured, and the configuration does not say "
             "whether they may be trained on; many providers' terms restrict it.",
-            remedy="Read the terms, then set `generalist: {outputs_may_train: true}` or `false`.",
+            remedy="Read the terms, then say so: shoal learn --outputs-may-train, or `outputs_may_train` under `generalist` "
+            "in shoal.yaml.",
             param="generalist.outputs_may_train",
         )
     imported = [t for t in usable if not t.served_by.startswith(_CAPTURED)]

@@ -149,8 +149,8 @@ class SqlKeys:
             )
 
     def count(self) -> int:
-        """How many keys are good."""
-        query = select(func.count()).select_from(t.api_keys).where(t.api_keys.c.revoked_at.is_(None))
+        """How many keys were ever made. Revoked ones count: a site that has asked for a key goes on asking."""
+        query = select(func.count()).select_from(t.api_keys)
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 

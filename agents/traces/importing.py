@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args
 
 from shoal.agents.ports import TraceStore
 from shoal.agents.traces.calls import BadRecord, Call
-from shoal.agents.traces.chat import Answer, Privacy, parse_chat_request
+from shoal.agents.traces.chat import Answer, Json, Privacy, parse_chat_request
 from shoal.agents.traces.formats import FORMATS, calls_in, detect
 from shoal.agents.traces.lines import Fault, Parsed, read_records
 from shoal.agents.traces.trace import Trace, TraceId
@@ -24,6 +24,8 @@ from shoal.errors import DataError, InvalidRequest, UsageError
 MAX_NAMED = 100
 _DETECT_RECORDS = 50
 _LONGEST_REASON = 200
+#: seconds since 1970; a later time is a mistake
+_LATEST = 95_617_584_000.0
 _PRIVACY_LABELS = get_args(Privacy)
 
 
@@ -253,6 +255,7 @@ def _trace(call: Call, *, default_time: float, repeats: Counter[str]) -> Trace:
         raise BadRecord(f"response: {getattr(error, 'message', 'it is no chat completion')}") from None
     if call.privacy is not None and call.privacy not in _PRIVACY_LABELS:
         raise BadRecord(f"privacy must be one of {', '.join(_PRIVACY_LABELS)}, got {call.privacy!r}")
+    _require_unicode([call.id, call.client_id, call.tags, request, call.response])
     return Trace(
         id=TraceId(_identity(call, repeats)),
         request=request,
@@ -264,6 +267,23 @@ def _trace(call: Call, *, default_time: float, repeats: Counter[str]) -> Trace:
         latency_ms=_latency(call.latency_ms),
         privacy=call.privacy or "internal",
     )
+
+
+def _require_unicode(value: Json) -> None:
+    """JSON can spell half a character (`\\ud800`), which no file or network can carry. Raises BadRecord."""
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                raise BadRecord("a text in it has half a character (a lone surrogate)") from None
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_unicode(key)
+            _require_unicode(item)
+    elif isinstance(value, list):
+        for item in value:
+            _require_unicode(item)
 
 
 def _identity(call: Call, repeats: Counter[str]) -> str:
@@ -309,7 +329,10 @@ def _time(call: Call, default: float) -> float:
     seconds = float(value)
     for limit, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)):  # nano-, micro- and milliseconds
         if seconds >= limit:
-            return seconds / unit
+            seconds /= unit
+            break
+    if seconds >= _LATEST:
+        raise BadRecord(f"timestamp lies beyond the year 5000, got {str(value)[:40]}")
     return seconds
 
 

@@ -30,6 +30,8 @@ from shoal.errors import CorruptModel
 BATCH = 36
 #: times that one value may stand in an answer
 MAX_REPEATS = 3
+#: added to the logit of a value that was said already
+REPEAT_PENALTY = -3.0
 #: further tries for an answer that breaks a rule
 TRIES = 4
 TEMPERATURE = 0.8
@@ -200,6 +202,7 @@ class _Rows:
         for row, job in enumerate(jobs):
             self.banned[row, list(job.encoded.tokens)] = 0.0
         self.owed = [set(key.owed) for key, _ in some]
+        self.values = [frozenset(job.encoded.tokens) for job in jobs]
         self.said: list[list[int]] = [[] for _ in jobs]
         self.scores = [0.0] * len(jobs)
         self.done = [False] * len(jobs)
@@ -225,8 +228,16 @@ class _Rows:
             self.scores[row] += float(logs[n, token])
             self.said[row].append(token)
             self.owed[row].discard(token)
+            if token in self.values[row]:
+                self._discourage(row, token)
             self.done[row] = token == self.eos
         return tokens
+
+    def _discourage(self, row: int, token: int) -> None:
+        """A value that was said does not come again before all that must be said, and hardly after that."""
+        owed = bool(self.owed[row])
+        again = [token] if owed else [t for t in set(self.said[row]) if t in self.values[row]]
+        self.banned[row, again] = -math.inf if owed else REPEAT_PENALTY
 
 
 def _decode(

@@ -22,12 +22,13 @@ from shoal.agents.traces.importing import import_files
 from shoal.agents.traces.memory import MemoryTraceStore
 from shoal.commands._shared import err
 from shoal.commands._stores import open_registry, open_traces
-from shoal.config import Config
-from shoal.errors import DataError
+from shoal.config import Config, GeneralistConfig
+from shoal.errors import DataError, UsageError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
 from shoal.serve.engines import load
 from shoal.serve.judging import read_slot_rules
+from shoal.serve.site_record import read_record
 
 #: errors of a log that are spelled out
 _NAMED_FAULTS = 5
@@ -41,11 +42,16 @@ def run_learn(
     time_limit_min: float | None = None,
     seed: int | None = None,
     force: bool = False,
+    outputs_may_train: bool | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Learn from all traces of a data folder; returns the report as plain data. Raises as `learn` does."""
-    # before torch is imported; more threads than cores only get in each other's way
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    """Learn from all traces of a data folder; returns the report as plain data. Raises as `learn` does.
+
+    Args:
+        outputs_may_train: overrules `generalist.outputs_may_train`.
+    """
+    if outputs_may_train is not None:
+        config = _with_outputs_may_train(config, home, outputs_may_train)
     # threads that spin while they wait make training four times slower as soon as anything else wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loader: EngineLoader = load
@@ -66,6 +72,20 @@ def run_learn(
     return report.to_dict()
 
 
+def _with_outputs_may_train(config: Config, home: Home, value: bool) -> Config:
+    """The configuration with the user's word on training; the generalist is the configured or the running site's."""
+    generalist = config.generalist
+    if generalist is None:
+        record = read_record(home.site)
+        generalist = GeneralistConfig(
+            base_url=(record and record.generalist_url) or "http://unnamed.invalid",
+            model=(record and record.generalist_model) or "unnamed",
+        )
+    return config.model_copy(
+        update={"generalist": generalist.model_copy(update={"outputs_may_train": value})}
+    )
+
+
 def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | None) -> dict[str, Any]:
     """Score a log; returns the report, and writes a line for each call to `predictions` if it is given.
 
@@ -75,6 +95,11 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
         CorruptModel: a specialist that should answer is not what its card says.
     """
     log = MemoryTraceStore()
+    if predictions is not None and not predictions.absolute().parent.is_dir():
+        raise UsageError(
+            f"--out {predictions}: there is no folder {predictions.absolute().parent}.",
+            remedy="Make it first.",
+        )
     read = import_files([file], store=log)
     for name, line, reason in read.skipped[:_NAMED_FAULTS]:
         err.print(f"skipped: {escape(name)}, line {line}: {escape(reason)}", highlight=False, soft_wrap=True)

@@ -139,6 +139,8 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
         exit_code = _click_exit(error)
         if exit_code is None:
             raise
+        if exit_code and "--json" in argv and hasattr(error, "format_message"):
+            print_json({"error": {"code": "invalid_usage", "message": error.format_message()}})
         return exit_code
     return result if isinstance(result, int) else 0
 

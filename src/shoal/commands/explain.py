@@ -58,6 +58,8 @@ def _read(file: str) -> object:
         raise UsageError(
             f"{file} cannot be read: {error.strerror}.", remedy="Name a file, or - for standard input."
         ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8: {error.reason}.", remedy="Save it as UTF-8.") from error
     try:
         body = json.loads(text)
     except ValueError as error:

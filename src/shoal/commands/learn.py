@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from shoal.commands._shared import (
     print_json,
     read_config,
 )
+from shoal.errors import ConfigError
 
 app = typer.Typer(help="Find tasks in the traces and train specialists for them.")
 
@@ -37,6 +39,13 @@ def learn(
     force: Annotated[
         bool, typer.Option("--force", help="Train again, even where nothing has changed.")
     ] = False,
+    outputs_may_train: Annotated[
+        bool | None,
+        typer.Option(
+            "--outputs-may-train/--no-outputs-may-train",
+            help="Whether the generalist's terms allow training on its answers (default: the configuration's word).",
+        ),
+    ] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -53,14 +62,28 @@ def learn(
     settings = read_config(folder, config)
     from shoal.commands._learning import run_learn  # heavy: only once the arguments are right
 
-    report = run_learn(
-        folder,
-        settings,
-        tasks=None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()],
-        time_limit_min=time_limit,
-        seed=seed,
-        force=force,
-    )
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+
+    def run(may_train: bool | None) -> dict[str, Any]:
+        return run_learn(
+            folder,
+            settings,
+            tasks=names,
+            time_limit_min=time_limit,
+            seed=seed,
+            force=force,
+            outputs_may_train=may_train,
+        )
+
+    try:
+        report = run(outputs_may_train)
+    except ConfigError as error:
+        if error.param != "generalist.outputs_may_train" or outputs_may_train is not None or not _can_ask():
+            raise
+        err.print(escape(error.message), highlight=False)
+        if not typer.confirm("Do the terms of your generalist allow training on its answers?", err=True):
+            raise
+        report = run(True)
     if as_json:
         print_json(report)
     else:
@@ -68,6 +91,10 @@ def learn(
     if report["interrupted"]:
         err.print("stopped; what was finished is kept, and the next run goes on from there")
         raise typer.Exit(EXIT_STOPPED)
+
+
+def _can_ask() -> bool:
+    return err.is_terminal and sys.stdin.isatty()
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from shoal.commands._shared import (
 )
 from shoal.config import Config, parse_config
 from shoal.errors import UsageError
+from shoal.serve.auth import listens_beyond_loopback
 from shoal.serve.site import Started, start_site, stop_site
 from shoal.serve.site_status import site_status
 
@@ -159,6 +160,8 @@ def _tell(started: Started, home: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if listens_beyond_loopback(record.host):
+        out.print("It listens on the network, so it asks for a key: shoal keys create NAME", highlight=False)
     out.print("Stop it: shoal down", highlight=False)
 
 

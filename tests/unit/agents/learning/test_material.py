@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,12 @@ def test_captured_traffic_that_may_not_be_learnt_from_is_refused() -> None:
 def test_beside_captured_traffic_imported_logs_stay() -> None:
     imported = _trace("a")
     assert may_train([imported, _trace("b", served_by="generalist/big")], False) == [imported]
+
+
+def test_answers_that_were_broken_off_are_never_learnt_from() -> None:
+    whole = _trace("a", served_by="generalist/big")
+    broken = replace(_trace("b", served_by="generalist/big"), tags={"incomplete": "client_closed"})
+    assert may_train([whole, broken], True) == [whole]
 
 
 def test_what_a_specialist_answered_is_never_learnt_from() -> None:

@@ -136,6 +136,17 @@ def test_every_broken_line_is_named_and_the_rest_is_kept(
     assert sorted(t.chat.last_user_text for t in traces(store)) == ["first", "last"]
 
 
+def test_half_a_character_and_a_time_out_of_reach_are_named(store: ParquetTraceStore, tmp_path: Path) -> None:
+    half = json.dumps(call("HALF")).replace("HALF", "\\ud800")
+    path = write(tmp_path / "log.jsonl", half, call(timestamp=1e300), call(timestamp=1_735_689_817))
+    report = import_one(store, path)
+    assert report.kept == 1
+    assert [(line, reason.split(",")[0]) for _, line, reason in report.skipped] == [
+        (1, "a text in it has half a character (a lone surrogate)"),
+        (2, "timestamp lies beyond the year 5000"),
+    ]
+
+
 def test_strict_stops_before_anything_of_the_file_is_stored(store: ParquetTraceStore, tmp_path: Path) -> None:
     good = write(tmp_path / "good.jsonl", call("good"))
     bad = write(tmp_path / "bad.jsonl", call("one"), "{", call("two"))
@@ -273,7 +284,7 @@ def test_a_large_log_is_stored_in_batches(
 
 
 def test_odd_but_legal_json_is_kept(store: ParquetTraceStore, tmp_path: Path) -> None:
-    odd = '{"id": "a", "request": {"messages": [{"role": "user", "content": "\\ud800 \\u0000"}], "seed": %d}, "response": %s}'
+    odd = '{"id": "a", "request": {"messages": [{"role": "user", "content": "\\u0000"}], "seed": %d}, "response": %s}'
     log = write(tmp_path / "log", odd % (10**30, json.dumps(call()["response"])))
     assert import_one(store, log).kept == 1
     assert traces(store)[0].chat.last_user_text == "\ud800 \x00"
