@@ -265,7 +265,7 @@ def tell_result(result: Mapping[str, Any]) -> None:
         lambda b, a, q: (_share(b["specialist_share"]), _share(a["specialist_share"])),
     )
     row("  with names never seen", lambda b, a, q: ("", _share(q["specialist_share_novel"])))
-    row("agrees with the generalist", lambda b, a, q: ("", _share(q["agreement"])))
+    row("agrees with the generalist *", lambda b, a, q: ("", _share(q["agreement"])))
     row("carries every value", lambda b, a, q: ("", _share(q.get("values_carried"))))
     for shown, key in (("p50", "latency_p50_ms"), ("p95", "latency_p95_ms")):
         row(f"latency {shown}, ms", lambda b, a, q, key=key: (_number(b[key]), _number(a[key])))  # type: ignore[misc]
@@ -274,6 +274,11 @@ def tell_result(result: Mapping[str, Any]) -> None:
         lambda b, a, q: (_number(b["cost_usd_per_1000"], 3), _number(a["cost_usd_per_1000"], 3)),
     )
     out.print(table)
+    out.print(
+        "* analyse: the same JSON; write: the same values and direction, wording is free.",
+        highlight=False,
+        width=_WIDTH,
+    )
     stated = generalist["stated_price_usd_per_million_tokens"]
     price = "unknown" if stated is None else f"{stated['in']:.2f}/{stated['out']:.2f} USD per million tokens"
     kind = "stated price" if generalist["stand_in"] else "price"
