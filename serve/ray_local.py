@@ -54,9 +54,11 @@ class SitePorts:
     client: int
 
     @classmethod
-    def choose(cls) -> SitePorts:
+    def choose(cls, *taken: int) -> SitePorts:
+        """Free ports that are none of `taken`, the ports of clients, on which nobody listens yet."""
         names = ("gcs", "metrics", "statistics", "fallback", "dashboard", "agent", "client")
-        return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
+        free = [port for port in free_ports(len(names) + len(taken)) if port not in taken]
+        return cls(**dict(zip(names, free, strict=False)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,9 @@ _STOP_GRACE_S = 0.4
 
 Step = Callable[[str], None]
 
+#: what Ray and HAProxy say where a listener's port is taken
+_LOST_PORT = ("start their listeners", "ddress already in use", "killed by `ray.kill`")
+
 
 def _silent(step: str) -> None:
     return None
@@ -95,13 +98,7 @@ def start_site(
         _require_tls(config)
         _require_ports(config)
         load_or_create_key(home.key)
-        record, local = _plan(home, config, address, dashboard)
-        write_record(home.site, record)
-        try:
-            done = _bring_up(home, config, record, local, on_step)
-        except BaseException:
-            _stop(home, record)
-            raise
+        record, done = _plan_and_bring_up(home, config, address, dashboard, on_step)
         record = replace(
             record,
             phase="up",
@@ -113,6 +110,30 @@ def start_site(
     if record.generalist_url is not None and (why := reachability(record.generalist_url)) != ANSWERS:
         warnings.append(f"The generalist at {record.generalist_url} {why}")
     return Started(record=record, seconds=time.monotonic() - began, warnings=tuple(warnings))
+
+
+def _plan_and_bring_up(
+    home: Home, config: Config, address: str | None, dashboard: bool, on_step: Step
+) -> tuple[SiteRecord, Mapping[str, Any]]:
+    """Bring the site up; once more, with other ports of its own, where another process took one in the meantime."""
+    for last in (False, True):
+        record, local = _plan(home, config, address, dashboard)
+        write_record(home.site, record)
+        try:
+            return record, _bring_up(home, config, record, local, on_step)
+        except BaseException as error:
+            _stop(home, record)
+            if last or local is None or not lost_a_port(error):
+                raise
+        _require_ports(config)  # where it is one that clients use, this says so
+        on_step("starting again: a port was taken meanwhile")
+    raise AssertionError("unreachable")
+
+
+def lost_a_port(error: BaseException) -> bool:
+    """Whether a start failed because a port that was free is not any more: HAProxy says so, or Serve ends its proxy for it."""
+    text = str(error)
+    return isinstance(error, SiteError) and any(sign in text for sign in _LOST_PORT)
 
 
 def stop_site(home: Home, *, on_step: Step = _silent) -> SiteRecord | None:
@@ -197,7 +218,7 @@ def _plan(
             site_id=site_id,
             folder=prepare_folder(),
             token_path=write_token(home),
-            ports=SitePorts.choose(),
+            ports=SitePorts.choose(config.serve.port, config.serve.grpc_port),
             num_cpus=config.serve.num_cpus,
             memory_mb=psutil.virtual_memory().total >> 20,
             tier=node_identity().tier,

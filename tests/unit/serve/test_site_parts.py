@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ from shoal.serve.processes import (
     site_processes,
 )
 from shoal.serve.ray_local import LocalRay, SitePorts, haproxy_wrapper, site_environment, start_command
+from shoal.serve.site import lost_a_port
 from shoal.serve.site_record import SiteRecord, read_record, write_record
 from shoal.serve.site_status import site_status
 
@@ -305,3 +306,16 @@ def test_a_generalist_without_a_models_name_is_wrong_usage() -> None:
 def test_a_flags_bad_value_is_refused_with_its_path() -> None:
     with pytest.raises(ConfigError, match=r"serve\.port"):
         with_flags(Config(), generalist=None, model=None, host=None, port=70000, grpc_port=None)
+
+
+def test_a_site_keeps_its_own_ports_off_those_of_clients() -> None:
+    [http, grpc] = free_ports(2)
+    for _ in range(20):
+        assert not {http, grpc} & set(asdict(SitePorts.choose(http, grpc)).values())
+
+
+def test_a_start_is_tried_again_only_where_a_port_was_lost() -> None:
+    said = "The site does not start: [ALERT] Some protocols failed to start their listeners! Exiting."
+    assert lost_a_port(SiteError(said))
+    assert not lost_a_port(SiteError("Ray did not start within 90 s."))
+    assert not lost_a_port(KeyboardInterrupt("start their listeners"))
