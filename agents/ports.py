@@ -47,11 +47,14 @@ class SpecialistAnswer:
     Attributes:
         content: the text; None where it has none to give (`reason` says why).
         confidence: in [0, 1]; compared with the version's threshold.
+        node, tier: where the replica runs that gave it; empty where it does not say.
     """
 
     content: str | None
     confidence: float
     reason: str = ""
+    node: str = ""
+    tier: str = ""
 
 
 class Engine(Protocol):

@@ -16,6 +16,8 @@ TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 TIER_VARIABLE = "SHOAL_TIER"
 #: key of the Ray node label that carries the tier
 TIER_LABEL = "shoal-tier"
+#: key of the Ray node label that carries the node's name in its site
+NODE_LABEL = "shoal-node"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

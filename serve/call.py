@@ -15,7 +15,7 @@ from shoal.agents.registry.records import OutputKind
 from shoal.agents.traces.chat import Answer, ChatRequest, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import InvalidRequest
-from shoal.serve.ports import Decided
+from shoal.serve.ports import Decided, Place
 
 #: what a key may be good for; `admin` includes the others
 Scope: TypeAlias = Literal["chat", "feedback", "plans", "admin"]
@@ -39,11 +39,16 @@ LOCAL_CALLER = Caller(id="local", scopes=frozenset(SCOPES))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
-    """What comes beside the body: in headers over HTTP, in fields or metadata over gRPC."""
+    """What comes beside the body: in headers over HTTP, in fields or metadata over gRPC.
+
+    Attributes:
+        tags: kept with the trace; set by plans for the calls of their steps, never by clients.
+    """
 
     privacy: Privacy | None = None
     conversation: str | None = None
     traceparent: str | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
 
 NO_CONTEXT = CallContext()
@@ -56,13 +61,7 @@ def read_context(get: Callable[[str], str | None]) -> CallContext:
         InvalidRequest: an unknown privacy label, or a conversation id that is too long. A `traceparent` that is none
             is ignored, as W3C's Trace Context says.
     """
-    label = (get("x-shoal-privacy") or "").strip().lower() or None
-    if label is not None and label not in _LABELS:
-        raise InvalidRequest(
-            f"X-Shoal-Privacy must be one of {', '.join(_LABELS)}, got {label[:40]!r}.",
-            remedy="Leave it out for the site's default.",
-            param="X-Shoal-Privacy",
-        )
+    label = read_label(get("x-shoal-privacy"), "X-Shoal-Privacy")
     conversation = get("x-shoal-conversation") or None
     if conversation is not None and len(conversation) > _CONVERSATION_CHARS:
         raise InvalidRequest(
@@ -72,10 +71,23 @@ def read_context(get: Callable[[str], str | None]) -> CallContext:
         )
     parent = get("traceparent")
     return CallContext(
-        privacy=next((known for known in _LABELS if known == label), None),
+        privacy=label,
         conversation=conversation,
         traceparent=parent if parent is not None and _TRACEPARENT.fullmatch(parent) else None,
     )
+
+
+def read_label(text: str | None, param: str) -> Privacy | None:
+    """A privacy label as a client writes it; None where there is none. Raises InvalidRequest."""
+    label = (text or "").strip().lower()
+    found = next((known for known in _LABELS if known == label), None)
+    if label and found is None:
+        raise InvalidRequest(
+            f"{param} must be one of {', '.join(_LABELS)}, got {label[:40]!r}.",
+            remedy="Leave it out for the site's default.",
+            param=param,
+        )
+    return found
 
 
 def with_conversation(request: ChatRequest, conversation: str | None) -> ChatRequest:
@@ -87,7 +99,7 @@ def with_conversation(request: ChatRequest, conversation: str | None) -> ChatReq
 
 
 #: why a specialist that was asked did not answer the client
-Fallback: TypeAlias = Literal["", "unsure", "slow", "failed"]
+Fallback: TypeAlias = Literal["", "unsure", "slow", "failed", "private"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +111,9 @@ class Call:
         sent: as the client sent it.
         arrived_at: seconds since the epoch.
         started: the same moment on the monotonic clock, seconds.
+        deadline_s: seconds that it may take in all.
+        place: where it is answered; the gateway's own place until a specialist answers.
+        run_id: the run of a plan that answers it; empty for other calls.
         kind: of the task's outputs; None where the call is of no known task.
     """
 
@@ -115,6 +130,10 @@ class Call:
     kind: OutputKind | None = None
     said: SpecialistAnswer | None = None
     fallback: Fallback = ""
+    deadline_s: float = 120.0
+    place: Place = field(default_factory=Place)
+    run_id: str = ""
+    tags: Mapping[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -141,7 +160,7 @@ class Call:
             incomplete: why the answer ended before its end (`client_closed`, or an error's code). Nothing should be
                 learnt from such a trace; its tags have `incomplete`.
         """
-        tags: dict[str, Any] = {"key": self.caller.id, "epoch": self.epoch}
+        tags: dict[str, Any] = {**self.tags, "key": self.caller.id, "epoch": self.epoch}
         if self.decision is not None:
             tags["how"] = self.decision.how
             if self.decision.task_name:
@@ -175,9 +194,10 @@ class Served:
 
     Attributes:
         completion: OpenAI's chat completion, as the client gets it.
-        served_by: `specialist/<task>@<number>` or `generalist/<model>`; also the completion's `model`.
-        node, tier: where the gateway that answered runs.
+        served_by: `specialist/<task>@<number>`, `generalist/<model>` or `agent/<plan>`; also the completion's `model`.
+        node, tier: where it was answered: the specialist's replica, else the gateway that asked the generalist.
         cost_usd: what the generalist's tokens cost at the configured price; None where no price is configured for it.
+        run_id: the run that an agent's plan made of the call; empty for other calls.
     """
 
     answer: Answer
@@ -187,3 +207,4 @@ class Served:
     node: str
     tier: str
     cost_usd: float | None
+    run_id: str = ""

@@ -3,6 +3,7 @@
     client = Client("http://127.0.0.1:8700")                      # or grpc://127.0.0.1:8701
     answer = client.chat([{"role": "user", "content": "..."}])    # .text .served_by .trace_id ...
     client.feedback(answer.trace_id, score=1)
+    for event in client.plans.run("sales-report", {"question": "..."}): ...
 
 Errors are those of `shoal.errors`, as they were raised in the site.
 """
@@ -13,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from shoal.errors import ConfigError
@@ -27,6 +28,9 @@ DEFAULT_TIMEOUT_S = 120.0
 KEY_VARIABLE = "SHOAL_API_KEY"
 
 
+RunVerb: TypeAlias = Literal["get", "cancel", "resume"]
+
+
 class Transport(Protocol):
     """A way to a site."""
 
@@ -34,6 +38,10 @@ class Transport(Protocol):
     def stream(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> Iterator[ChatPiece]: ...
     def feedback(self, body: Mapping[str, Any]) -> None: ...
     def models(self) -> list[str]: ...
+    def run_events(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]: ...
+    def follow(self, run_id: str, after: int) -> Iterator[dict[str, Any]]: ...
+    def run(self, run_id: str, verb: RunVerb) -> dict[str, Any]: ...
+    def runs(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
 
@@ -44,6 +52,10 @@ class AsyncTransport(Protocol):
     def stream(self, body: Mapping[str, Any], beside: Mapping[str, str]) -> AsyncIterator[ChatPiece]: ...
     async def feedback(self, body: Mapping[str, Any]) -> None: ...
     async def models(self) -> list[str]: ...
+    def run_events(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]: ...
+    def follow(self, run_id: str, after: int) -> AsyncIterator[dict[str, Any]]: ...
+    async def run(self, run_id: str, verb: RunVerb) -> dict[str, Any]: ...
+    async def runs(self) -> list[dict[str, Any]]: ...
     async def close(self) -> None: ...
 
 
@@ -85,6 +97,100 @@ def _feedback(
     return body
 
 
+def _run_body(
+    name: str, given: Mapping[str, Any] | None, plan: Mapping[str, Any] | None, privacy: str | None
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": name, "input": dict(given or {})}
+    if plan is not None:
+        body["plan"] = dict(plan)
+    if privacy is not None:
+        body["privacy"] = privacy
+    return body
+
+
+class Plans:
+    """Runs of plans, blocking: `client.plans`. A run or event is plain data, as over HTTP."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def run(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,
+        *,
+        plan: Mapping[str, Any] | None = None,
+        privacy: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Start a run and give its events as they happen, until it ends. Each has `type`, `run_id` and `seq`.
+
+        The run goes on when the iterator is closed; `cancel` ends it. The last event, `run_done`, has the `output`; a run that
+        fails ends with `run_failed` and its `error`, and raises nothing.
+
+        Args:
+            plan: a plan as plain data, to be run as it is; then `name` only names it.
+        """
+        return self._transport.run_events(_run_body(name, input, plan, privacy))
+
+    def events(self, run_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The events of a run with a greater `seq` than `after`, until it ends."""
+        return self._transport.follow(run_id, after)
+
+    def get(self, run_id: str) -> dict[str, Any]:
+        """How a run stands: `status`, `steps`, and `output` or `error` at its end."""
+        return self._transport.run(run_id, "get")
+
+    def cancel(self, run_id: str) -> dict[str, Any]:
+        """End a run."""
+        return self._transport.run(run_id, "cancel")
+
+    def resume(self, run_id: str) -> dict[str, Any]:
+        """Go on with a run that failed or was cancelled; what is done is not done again."""
+        return self._transport.run(run_id, "resume")
+
+    def list(self) -> list[dict[str, Any]]:
+        """The newest runs."""
+        return self._transport.runs()
+
+
+class AsyncPlans:
+    """As `Plans`, on asyncio."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    def run(
+        self,
+        name: str,
+        input: Mapping[str, Any] | None = None,
+        *,
+        plan: Mapping[str, Any] | None = None,
+        privacy: str | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """As `Plans.run`."""
+        return self._transport.run_events(_run_body(name, input, plan, privacy))
+
+    def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """As `Plans.events`."""
+        return self._transport.follow(run_id, after)
+
+    async def get(self, run_id: str) -> dict[str, Any]:
+        """As `Plans.get`."""
+        return await self._transport.run(run_id, "get")
+
+    async def cancel(self, run_id: str) -> dict[str, Any]:
+        """As `Plans.cancel`."""
+        return await self._transport.run(run_id, "cancel")
+
+    async def resume(self, run_id: str) -> dict[str, Any]:
+        """As `Plans.resume`."""
+        return await self._transport.run(run_id, "resume")
+
+    async def list(self) -> list[dict[str, Any]]:
+        """As `Plans.list`."""
+        return await self._transport.runs()
+
+
 class Client:
     """Talks to a site, blocking. Use it from one thread at a time, and close it, or use it as a context manager.
 
@@ -118,6 +224,7 @@ class Client:
             from shoal.serve.client_http import HttpTransport
 
             self._transport = HttpTransport(url, key, timeout, ca)
+        self.plans = Plans(self._transport)
 
     def chat(
         self,
@@ -195,6 +302,7 @@ class AsyncClient:
             from shoal.serve.client_http import AsyncHttpTransport
 
             self._transport = AsyncHttpTransport(url, key, timeout, ca)
+        self.plans = AsyncPlans(self._transport)
 
     async def chat(
         self,

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 from shoal.serve import status
 from shoal.serve.answers import ChatAnswer, ChatPiece
 from shoal.serve.grpc_codec import chunk_from_pb, message_to_pb, request_to_pb, response_from_pb
+from shoal.serve.grpc_plans import event_from_pb, run_from_pb
 from shoal.serve.proto.shoal.v1 import shoal_pb2 as pb
 from shoal.serve.proto.shoal.v1 import shoal_pb2_grpc as pb_grpc
 
@@ -76,6 +77,24 @@ def _feedback(body: Mapping[str, Any]) -> pb.FeedbackRequest:
     return request
 
 
+def _run_request(body: Mapping[str, Any]) -> pb.RunPlanRequest:
+    request = pb.RunPlanRequest(
+        name=body["name"],
+        input_json=json.dumps(body["input"], ensure_ascii=False),
+        privacy=body.get("privacy", ""),
+    )
+    if "plan" in body:
+        request.plan_json = json.dumps(body["plan"], ensure_ascii=False)
+    return request
+
+
+_RUN_CALLS = {
+    "get": ("GetRun", pb.GetRunRequest),
+    "cancel": ("CancelRun", pb.CancelRunRequest),
+    "resume": ("ResumeRun", pb.ResumeRunRequest),
+}
+
+
 class GrpcTransport:
     """Blocking."""
 
@@ -113,6 +132,37 @@ class GrpcTransport:
             return [model.id for model in self._stub.ListModels(pb.ListModelsRequest(), **self._with).models]
         except grpc.RpcError as error:
             _raise(error)
+
+    def run_events(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        return self._events(_run_request(body))
+
+    def follow(self, run_id: str, after: int) -> Iterator[dict[str, Any]]:
+        return self._events(pb.RunPlanRequest(run_id=run_id, after=after))
+
+    def _events(self, request: pb.RunPlanRequest) -> Iterator[dict[str, Any]]:
+        # a step may take long: no deadline
+        events = self._stub.RunPlan(request, metadata=self._with["metadata"])
+        try:
+            for event in events:
+                yield event_from_pb(event)
+        except grpc.RpcError as error:
+            _raise(error)
+        finally:
+            events.cancel()
+
+    def run(self, run_id: str, verb: str) -> dict[str, Any]:
+        name, message = _RUN_CALLS[verb]
+        try:
+            return run_from_pb(getattr(self._stub, name)(message(run_id=run_id), **self._with))
+        except grpc.RpcError as error:
+            _raise(error)
+
+    def runs(self) -> list[dict[str, Any]]:
+        try:
+            found = self._stub.ListRuns(pb.ListRunsRequest(), **self._with)
+        except grpc.RpcError as error:
+            _raise(error)
+        return [run_from_pb(run) for run in found.runs]
 
     def close(self) -> None:
         self._channel.close()
@@ -156,6 +206,37 @@ class AsyncGrpcTransport:
         except grpc.RpcError as error:
             _raise(error)
         return [model.id for model in answer.models]
+
+    def run_events(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        return self._events(_run_request(body))
+
+    def follow(self, run_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
+        return self._events(pb.RunPlanRequest(run_id=run_id, after=after))
+
+    async def _events(self, request: pb.RunPlanRequest) -> AsyncIterator[dict[str, Any]]:
+        # a step may take long: no deadline
+        events = self._stub.RunPlan(request, metadata=self._with["metadata"])
+        try:
+            async for event in events:
+                yield event_from_pb(event)
+        except grpc.RpcError as error:
+            _raise(error)
+        finally:
+            events.cancel()
+
+    async def run(self, run_id: str, verb: str) -> dict[str, Any]:
+        name, message = _RUN_CALLS[verb]
+        try:
+            return run_from_pb(await getattr(self._stub, name)(message(run_id=run_id), **self._with))
+        except grpc.RpcError as error:
+            _raise(error)
+
+    async def runs(self) -> list[dict[str, Any]]:
+        try:
+            found = await self._stub.ListRuns(pb.ListRunsRequest(), **self._with)
+        except grpc.RpcError as error:
+            _raise(error)
+        return [run_from_pb(run) for run in found.runs]
 
     async def close(self) -> None:
         await self._channel.close()

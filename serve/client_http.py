@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import httpx
 
@@ -16,6 +17,8 @@ from shoal.serve.answers import ChatAnswer, ChatPiece
 from shoal.serve.sse import SseParser
 
 _CHAT = "/v1/chat/completions"
+#: a step may take long, and no event comes meanwhile
+_FOLLOW = httpx.Timeout(30.0, read=None)
 
 
 def _headers(key: str | None, beside: Mapping[str, str]) -> dict[str, str]:
@@ -94,6 +97,44 @@ class _Pieces:
             raise SiteError("The site's stream broke off.", remedy="Try again.")
 
 
+class _Events:
+    """Server-sent events of a run into plain data."""
+
+    def __init__(self) -> None:
+        self._parser = SseParser()
+        self.done = False
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        for event in self._parser.feed(data):
+            if event == "[DONE]":
+                self.done = True
+                return
+            found = json.loads(event)
+            if "type" not in found:
+                raise status.rebuild(found, code=(found.get("error") or {}).get("code"))
+            yield found
+
+    def end(self) -> None:
+        if not self.done:
+            raise SiteError(
+                "The stream of the run's events broke off; the run goes on.",
+                remedy="Follow it: client.plans.events(run_id, after=seq).",
+            )
+
+
+_RUN_CALLS = {"get": ("GET", ""), "cancel": ("DELETE", ""), "resume": ("POST", "/resume")}
+
+
+def _run_call(run_id: str, verb: str) -> tuple[str, str]:
+    method, end = _RUN_CALLS[verb]
+    return method, f"/v1/runs/{quote(run_id, safe='')}{end}"
+
+
+def _run_start(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    inner = {name: value for name, value in body.items() if name != "name"}
+    return f"/v1/plans/{quote(body['name'], safe='')}/runs", {**inner, "stream": True}
+
+
 def _streamed(body: Mapping[str, Any]) -> dict[str, Any]:
     options = {"include_usage": True, **(body.get("stream_options") or {})}
     return {**body, "stream": True, "stream_options": options}
@@ -160,6 +201,40 @@ class HttpTransport:
             _check(response)
             return [str(model["id"]) for model in _object(response)["data"]]
 
+    def run_events(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        path, inner = _run_start(body)
+        return self._events("POST", path, inner)
+
+    def follow(self, run_id: str, after: int) -> Iterator[dict[str, Any]]:
+        return self._events("GET", f"/v1/runs/{quote(run_id, safe='')}/events?after={after}", None)
+
+    def _events(self, method: str, path: str, body: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+        headers = _headers(self._key, {})
+        with (
+            self._reached(),
+            self._http.stream(method, path, json=body, headers=headers, timeout=_FOLLOW) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                _check(response)
+            events = _Events()
+            for data in response.iter_bytes():
+                yield from events.feed(data)
+            events.end()
+
+    def run(self, run_id: str, verb: str) -> dict[str, Any]:
+        method, path = _run_call(run_id, verb)
+        with self._reached():
+            response = self._http.request(method, path, headers=_headers(self._key, {}))
+            _check(response)
+            return _object(response)
+
+    def runs(self) -> list[dict[str, Any]]:
+        with self._reached():
+            response = self._http.get("/v1/runs", headers=_headers(self._key, {}))
+            _check(response)
+            return list(_object(response)["data"])
+
     def close(self) -> None:
         self._http.close()
 
@@ -216,6 +291,43 @@ class AsyncHttpTransport:
             response = await self._http.get("/v1/models", headers=_headers(self._key, {}))
             _check(response)
             return [str(model["id"]) for model in _object(response)["data"]]
+
+    def run_events(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        path, inner = _run_start(body)
+        return self._events("POST", path, inner)
+
+    def follow(self, run_id: str, after: int) -> AsyncIterator[dict[str, Any]]:
+        return self._events("GET", f"/v1/runs/{quote(run_id, safe='')}/events?after={after}", None)
+
+    async def _events(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> AsyncIterator[dict[str, Any]]:
+        headers = _headers(self._key, {})
+        async with (
+            self._reached(),
+            self._http.stream(method, path, json=body, headers=headers, timeout=_FOLLOW) as response,
+        ):
+            if not response.is_success:
+                await response.aread()
+                _check(response)
+            events = _Events()
+            async for data in response.aiter_bytes():
+                for event in events.feed(data):
+                    yield event
+            events.end()
+
+    async def run(self, run_id: str, verb: str) -> dict[str, Any]:
+        method, path = _run_call(run_id, verb)
+        async with self._reached():
+            response = await self._http.request(method, path, headers=_headers(self._key, {}))
+            _check(response)
+            return _object(response)
+
+    async def runs(self) -> list[dict[str, Any]]:
+        async with self._reached():
+            response = await self._http.get("/v1/runs", headers=_headers(self._key, {}))
+            _check(response)
+            return list(_object(response)["data"])
 
     async def close(self) -> None:
         await self._http.aclose()

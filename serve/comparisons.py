@@ -51,7 +51,8 @@ class Comparisons:
             return
         if not answer.model.startswith("specialist/"):
             for shadow in decision.shadows:
-                self._start(partial(self._shadow, call, shadow, answer))
+                if call.privacy != "local-only" or self.specialists.place_of(shadow.key).keeps_local_only:
+                    self._start(partial(self._shadow, call, shadow, answer))
         elif (
             decision.performer is not None
             and call.said is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import VersionState
@@ -12,7 +13,7 @@ from shoal.agents.routing.snapshot import Performer, Route, Snapshot
 from shoal.agents.traces.chat import ChatRequest
 from shoal.agents.traces.trace import Trace
 from shoal.errors import DeadlineExceeded, NotFound, ShoalError, SpecialistUnavailable
-from shoal.serve.ports import Observation
+from shoal.serve.ports import Observation, Place, RunAsked
 
 
 @dataclass
@@ -23,12 +24,17 @@ class FunctionSpecialists:
         delay_s: how long each takes; past the deadline it raises DeadlineExceeded.
         error: if set, is raised instead.
         asked: (version key, request) of every call.
+        place: where all of them run.
     """
 
     functions: dict[str, Callable[[ChatRequest], SpecialistAnswer]] = field(default_factory=dict)
     delay_s: float = 0.0
     error: ShoalError | None = None
     asked: list[tuple[str, ChatRequest]] = field(default_factory=list)
+    place: Place = field(default_factory=lambda: Place(node="node-a", tier="local"))
+
+    def place_of(self, version_key: str) -> Place:
+        return self.place
 
     async def ask(self, version_key: str, request: ChatRequest, *, deadline_s: float) -> SpecialistAnswer:
         self.asked.append((version_key, request))
@@ -121,3 +127,82 @@ class ListObserver:
 
     async def __call__(self, event: Observation) -> None:
         self.events.append(event)
+
+
+@dataclass
+class MemoryPlans:
+    """Runs that are made up at once by a function from input to output, each with one step. `error` fails them.
+
+    Attributes:
+        plans: name -> function.
+        asked: every run that was started.
+    """
+
+    plans: dict[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    error: ShoalError | None = None
+    asked: list[RunAsked] = field(default_factory=list)
+    _runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    async def start(self, asked: RunAsked) -> None:
+        if asked.plan is None and asked.name not in self.plans:
+            raise NotFound(f"There is no plan {asked.name!r}.", remedy="GET /v1/plans lists them.")
+        self.asked.append(asked)
+        function = self.plans.get(asked.name, dict)
+        step: dict[str, Any] = {"id": "only", "use": "auto", "status": "done", "performer": "specialist/s@1"}
+        run: dict[str, Any] = {
+            "id": asked.run_id,
+            "plan": asked.name,
+            "status": "done",
+            "input": dict(asked.input),
+            "output": None,
+            "error": None,
+            "label": asked.privacy,
+            "steps": [step],
+        }
+        common = {"run_id": asked.run_id, "at": 1.0}
+        events = [{**common, "seq": 1, "type": "run_started", "status": "running", "label": asked.privacy}]
+        if self.error is not None:
+            run |= {"status": "failed", "error": {"message": self.error.message, "code": self.error.code}}
+            events.append(
+                {**common, "seq": 2, "type": "run_failed", "status": "failed", "error": run["error"]}
+            )
+        else:
+            run["output"] = function(asked.input)
+            done = {"step": "only", "use": "auto", "status": "done", "performer": "specialist/s@1"}
+            where = {"node": "edge-1", "tier": "edge", "label": asked.privacy, "parts": 1}
+            events.append({**common, "seq": 2, "type": "step_done", **done, **where, "output": run["output"]})
+            events.append({**common, "seq": 3, "type": "run_done", "status": "done", "output": run["output"]})
+        self._runs[asked.run_id] = run
+        self._events[asked.run_id] = events
+
+    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        for event in self._events[self._run(run_id)["id"]]:
+            if event["seq"] > after:
+                yield event
+
+    async def get(self, run_id: str) -> dict[str, Any]:
+        return dict(self._run(run_id))
+
+    async def cancel(self, run_id: str) -> dict[str, Any]:
+        run = self._run(run_id)
+        run["status"] = "cancelled"
+        return dict(run)
+
+    async def resume(self, run_id: str) -> dict[str, Any]:
+        run = self._run(run_id)
+        run["status"] = "running"
+        return dict(run)
+
+    async def runs(self, limit: int) -> list[dict[str, Any]]:
+        return list(reversed(self._runs.values()))[:limit]
+
+    async def names(self) -> list[str]:
+        return sorted(self.plans)
+
+    def _run(self, run_id: str) -> dict[str, Any]:
+        if run_id not in self._runs:
+            raise NotFound(
+                f"There is no run {run_id!r}.", remedy="GET /v1/runs lists the newest.", param="run_id"
+            )
+        return self._runs[run_id]

@@ -1,4 +1,4 @@
-"""The gateway as a Serve deployment: puts the chat service together in the replica's process and gives it its two ways in.
+"""The gateway as a Serve deployment: gives the chat service of its process its two ways in.
 
 Owns the wiring of one replica and nothing else: what is decided, asked and answered is in `service.py`, the HTTP routes are in
 `http_api.py`, gRPC in `grpc_api.py`.
@@ -7,11 +7,8 @@ Owns the wiring of one replica and nothing else: what is decided, asked and answ
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import os
-import secrets
-import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,64 +17,23 @@ import ray
 from ray import serve
 
 from shoal.agents.registry.keys import SqlKeys
-from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.router_state import versions_to_load
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
-from shoal.agents.traces.trace import Trace
 from shoal.config import Config
-from shoal.errors import StorageFull
 from shoal.home import Home
-from shoal.nodes.identity import node_identity
-from shoal.nodes.site_key import load_or_create_key
-from shoal.nodes.spool import SpoolWriter, SystemClock
+from shoal.nodes.spool import SystemClock
 from shoal.serve.auth import Authenticator, listens_beyond_loopback
-from shoal.serve.deployer import ServeHandle
-from shoal.serve.follower import Follower
-from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.grpc_api import start_grpc
 from shoal.serve.http_api import build_app
-from shoal.serve.judging import SlotJudge
 from shoal.serve.loopback import keep_to_loopback
 from shoal.serve.placing import GATEWAY_APPLICATION, place
 from shoal.serve.ports import FeedbackGiven, Observation
-from shoal.serve.service import ChatService
-from shoal.serve.settings import ServiceSettings
-from shoal.serve.specialist_client import RemoteSpecialists
-
-log = logging.getLogger("shoal.serve")
+from shoal.serve.remote_plans import RemotePlans
+from shoal.serve.site_service import Actors, SiteService
 
 _OBSERVE_DEADLINE_S = 2.0
-#: how often the free room of the disk is looked up
-_ROOM_EVERY_S = 0.2
-
-
-def new_trace_id() -> str:
-    """Sorts by time, and cannot be guessed."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-
-
-class RoomKeeper:
-    """Refuses new work while the disk is nearly full."""
-
-    def __init__(self, folder: Path, min_free_mb: float) -> None:
-        self._folder = folder
-        self._min_free_mb = min_free_mb
-        self._free_mb = float("inf")
-        self._looked_at = float("-inf")
-
-    def admit(self) -> None:
-        """Raises StorageFull."""
-        now = time.monotonic()
-        if now - self._looked_at >= _ROOM_EVERY_S:
-            self._free_mb = shutil.disk_usage(self._folder).free / (1 << 20)
-            self._looked_at = now
-        if self._free_mb < self._min_free_mb:
-            raise StorageFull(
-                f"The disk of {self._folder} must keep {self._min_free_mb:g} MiB free, and has {self._free_mb:.0f}.",
-                remedy="Free some space, or lower storage.min_free_mb.",
-            )
 
 
 class Gateway:
@@ -94,46 +50,28 @@ class Gateway:
         keep_to_loopback()
         self._home = Home(Path(home))
         self._config = Config.model_validate(config)
-        clock = SystemClock()
         self._registry = SqlRegistry(self._home.database)
-        self._spool = SpoolWriter(
-            self._home.spool,
-            load_or_create_key(self._home.key),
-            writer_id=f"gateway-{os.getpid()}",
-            min_free_bytes=int(self._config.storage.min_free_mb * (1 << 20)),
-        )
-        #: the router actor; its handle outlives its restarts
-        self._actor: Any = None
-        self._specialists = RemoteSpecialists(ServeHandle, lambda: self._follower.where, clock)
-        self._follower = Follower(self._fetch, self._specialists.expect)
-        room = RoomKeeper(self._home.root, self._config.storage.min_free_mb)
+        self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
         self._auth = Authenticator(
             SqlKeys(self._registry),
-            clock=clock,
+            clock=SystemClock(),
             always=self._config.auth.required == "always",
             beyond_loopback=listens_beyond_loopback(self._config.serve.host),
         )
-        identity = node_identity()
-        self._generalist = self._make_generalist()
-        self._service = ChatService(
-            router=lambda: self._follower.router,
-            generalist=self._generalist,
-            specialists=self._specialists,
-            record=self._record,
+        self._site = SiteService(
+            self._home,
+            self._config,
+            self._registry,
+            writer=f"gateway-{os.getpid()}",
+            fetch=self._fetch,
             observe=self._observe,
-            clock=clock,
-            ids=new_trace_id,
-            node=identity.name,
-            tier=identity.tier,
-            settings=ServiceSettings.from_config(self._config),
-            judge=SlotJudge(self._folder_of),
-            admit=room.admit,
             charge=self._auth.charge,
+            plans=RemotePlans(self._ask_plans),
         )
-        self._follower.take(*await asyncio.to_thread(self._read_registry))
-        self._follower.start()
+        self._site.follower.take(*await asyncio.to_thread(self._read_registry))
+        self._site.follower.start()
         self._grpc = await start_grpc(
-            self._service,
+            self._site.service,
             self._auth,
             self._config.serve.host,
             self._config.serve.grpc_port,
@@ -142,34 +80,18 @@ class Gateway:
         )
 
     def __serve_build_asgi_app__(self) -> Any:
-        return build_app(self._service, self._auth, max_body_bytes=self._config.serve.max_body_bytes)
+        return build_app(self._site.service, self._auth, max_body_bytes=self._config.serve.max_body_bytes)
 
     async def __del__(self) -> None:
         await self._grpc.stop()
-        await self._follower.close()
-        self._specialists.close()
-        await self._service.close()
+        await self._site.close()
         await self._auth.close()
-        if self._generalist is not None:
-            await self._generalist.close()
-        self._spool.close()
         self._registry.close()
 
     # -- what the service needs
 
-    def _make_generalist(self) -> OpenAIGeneralist | None:
-        generalist = self._config.generalist
-        if generalist is None:
-            return None
-        return OpenAIGeneralist(
-            generalist.base_url, generalist.model, generalist.api_key(), generalist.timeout_s
-        )
-
-    def _record(self, trace: Trace) -> None:
-        self._spool.append(trace.to_dict())
-
     async def _observe(self, event: Observation) -> None:
-        """Feedback goes straight to the registry, so that it is kept also while the router actor is away."""
+        """Feedback goes straight to the registry, so that it is kept also while the actors are away."""
         if isinstance(event, FeedbackGiven):
             await asyncio.to_thread(
                 self._registry.add_feedback,
@@ -180,31 +102,31 @@ class Gateway:
                 client_id=event.client_id,
             )
             return
-        actor = await self._router_actor()
+        actor = await self._actors.get(ROUTER_NAME)
         observing = actor.observe.options(max_task_retries=0).remote([event.to_dict()])
         await asyncio.wait_for(observing, _OBSERVE_DEADLINE_S)
 
     async def _fetch(self, token: str, wait_s: float) -> Mapping[str, Any] | None:
-        actor = await self._router_actor()
+        actor = await self._actors.get(ROUTER_NAME)
         try:
             update: Mapping[str, Any] | None = await actor.next_update.options(max_task_retries=0).remote(
                 token, wait_s
             )
         except ray.exceptions.ActorDiedError:
-            self._actor = None  # another may have been made under the name
+            self._actors.forget(ROUTER_NAME)
             raise
         return update
 
-    async def _router_actor(self) -> Any:
-        if self._actor is None:
-            self._actor = await asyncio.to_thread(ray.get_actor, ROUTER_NAME, namespace=NAMESPACE)
-        return self._actor
-
-    def _folder_of(self, key: str) -> Path | None:
-        """A version's model folder. Asked once for each version, beside the calls."""
-        task_id = TaskId(key.rpartition("@")[0])
-        folder = next((v.folder for v in self._registry.versions(task_id) if v.key == key), None)
-        return None if folder is None else self._home.models / folder
+    async def _ask_plans(self, what: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        actor = await self._actors.get(ROUTER_NAME)
+        try:
+            said: Mapping[str, Any] = await actor.plans.options(max_task_retries=0).remote(
+                what, dict(arguments)
+            )
+        except ray.exceptions.ActorDiedError:
+            self._actors.forget(ROUTER_NAME)
+            raise
+        return said
 
     def _read_registry(self) -> tuple[Snapshot, dict[str, str]]:
         """A first snapshot of one's own: a gateway answers whether or not the router actor lives."""

@@ -20,10 +20,12 @@ from shoal.agents.traces.chat import ChatRequest, parse_chat_request
 from shoal.config import TlsConfig
 from shoal.errors import ConfigError, ShoalError, SiteError
 from shoal.serve.auth import Authenticator
-from shoal.serve.call import CallContext, Caller, Scope, Served, read_context
+from shoal.serve.call import CallContext, Caller, Scope, Served, read_context, read_label
 from shoal.serve.feedback import read_feedback
 from shoal.serve.grpc_codec import chunk_to_pb, message_from_pb, request_from_pb, response_to_pb
+from shoal.serve.grpc_plans import event_to_pb, load_object, run_to_pb
 from shoal.serve.jsontext import read_json, write_json
+from shoal.serve.ports import LISTED_RUNS
 from shoal.serve.proto.shoal.v1 import shoal_pb2 as pb
 from shoal.serve.proto.shoal.v1 import shoal_pb2_grpc as pb_grpc
 from shoal.serve.service import ChatService
@@ -183,9 +185,62 @@ class _Servicer(pb_grpc.ShoalServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         try:
             await self._let_in(context, "chat")
-            models = self._service.models()
+            models = await self._service.models()
             return pb.ListModelsResponse(
                 models=[pb.Model(id=m["id"], owned_by=m["owned_by"]) for m in models]
+            )
+        except Exception as error:  # noqa: BLE001
+            await _abort(context, error)
+
+    async def RunPlan(self, request: pb.RunPlanRequest, context: Any) -> AsyncIterator[pb.StepEvent]:
+        try:
+            caller, metadata = await self._let_in(context, "plans")
+            run_id = request.run_id
+            if not run_id:
+                label = read_label(request.privacy or metadata.get("x-shoal-privacy"), "privacy")
+                run_id = await self._service.run_plan(
+                    request.name,
+                    load_object(request.input_json or "{}", "input_json", read_json),
+                    caller,
+                    privacy=label,
+                    plan=load_object(request.plan_json, "plan_json", read_json)
+                    if request.HasField("plan_json")
+                    else None,
+                )
+            else:
+                await self._service.plans.get(run_id)  # raises NotFound
+            await context.send_initial_metadata((("x-shoal-run-id", run_id),))
+            async for event in self._service.plans.events(run_id, after=request.after):
+                yield event_to_pb(event)
+        except Exception as error:  # noqa: BLE001
+            await _abort(context, error)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.Run:
+        try:
+            await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.get(request.run_id))
+        except Exception as error:  # noqa: BLE001
+            await _abort(context, error)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.Run:
+        try:
+            await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.cancel(request.run_id))
+        except Exception as error:  # noqa: BLE001
+            await _abort(context, error)
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.Run:
+        try:
+            await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.resume(request.run_id))
+        except Exception as error:  # noqa: BLE001
+            await _abort(context, error)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
+        try:
+            await self._let_in(context, "plans")
+            return pb.ListRunsResponse(
+                runs=[run_to_pb(run) for run in await self._service.plans.runs(LISTED_RUNS)]
             )
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
@@ -226,6 +281,8 @@ def peer_address(peer: str) -> str | None:
 
 def _metadata(of: Served | StreamHead) -> tuple[tuple[str, str], ...]:
     values = {"trace-id": of.trace_id, "served-by": of.served_by, "node": of.node, "tier": of.tier}
+    if of.run_id:
+        values["run-id"] = of.run_id
     return tuple(
         (f"x-shoal-{name}", "".join(c if " " <= c <= "~" else "?" for c in value))
         for name, value in values.items()

@@ -32,6 +32,7 @@ from shoal.serve.auth import Authenticator
 from shoal.serve.call import Caller, Served, read_context
 from shoal.serve.call import Scope as KeyScope
 from shoal.serve.feedback import read_feedback
+from shoal.serve.http_plans import PlanRoutes
 from shoal.serve.jsontext import read_json, write_json
 from shoal.serve.service import ChatService
 from shoal.serve.status import error_object, internal_error, status_of
@@ -53,10 +54,12 @@ def build_app(service: ChatService, auth: Authenticator, *, max_body_bytes: int 
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     api = _Api(service, auth, max_body_bytes)
+    plans = PlanRoutes(service, api.let_in, api.json)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], openapi_extra=openapi.CHAT)
     app.add_api_route("/v1/models", api.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", api.model, methods=["GET"])
     app.add_api_route("/v1/feedback", api.feedback, methods=["POST"], openapi_extra=openapi.FEEDBACK)
+    plans.add_to(app)
     app.add_api_route("/healthz", api.healthz, methods=["GET"])
     app.add_api_route("/readyz", api.readyz, methods=["GET"])
     app.add_api_route("/metrics", api.metrics, methods=["GET"])
@@ -74,9 +77,9 @@ class _Api:
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat request, whole or streamed."""
-        caller = await self._let_in(request, "chat")
+        caller = await self.let_in(request, "chat")
         context = read_context(request.headers.get)
-        chat = parse_chat_request(await self._json(request))
+        chat = parse_chat_request(await self.json(request))
         if chat.stream:
             return SseResponse(await self._service.stream(chat, caller, context))
         served = await self._service.chat(chat, caller, context)
@@ -86,18 +89,18 @@ class _Api:
 
     async def models(self, request: Request) -> Response:
         """What `model` may be, right now."""
-        await self._let_in(request, "chat")
-        return JSONResponse({"object": "list", "data": self._service.models()})
+        await self.let_in(request, "chat")
+        return JSONResponse({"object": "list", "data": await self._service.models()})
 
     async def model(self, request: Request) -> Response:
         """One model."""
-        await self._let_in(request, "chat")
-        return JSONResponse(self._service.model(request.path_params["name"]))
+        await self.let_in(request, "chat")
+        return JSONResponse(await self._service.model(request.path_params["name"]))
 
     async def feedback(self, request: Request) -> Response:
         """Take a verdict on an answer."""
-        caller = await self._let_in(request, "feedback")
-        said = read_feedback(await self._json(request))
+        caller = await self.let_in(request, "feedback")
+        said = read_feedback(await self.json(request))
         await self._service.feedback(said, caller)
         return JSONResponse({"trace_id": said.trace_id, "accepted": True})
 
@@ -113,10 +116,10 @@ class _Api:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format, of this replica."""
-        await self._let_in(request, "chat")
+        await self.let_in(request, "chat")
         return Response(self._service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
-    async def _let_in(self, request: Request, scope: KeyScope) -> Caller:
+    async def let_in(self, request: Request, scope: KeyScope) -> Caller:
         client, headers = request.client, request.headers
         return await self._auth.authenticate(
             headers.get("authorization"),
@@ -125,7 +128,7 @@ class _Api:
             origin=headers.get("origin"),
         )
 
-    async def _json(self, request: Request) -> Any:
+    async def json(self, request: Request) -> Any:
         data = await self._body(request)
         try:
             return read_json(data)
@@ -209,6 +212,8 @@ def _headers(of: Served | StreamHead) -> dict[str, str]:
         "X-Shoal-Tier": _header_text(of.tier),
         "X-Request-Id": of.trace_id,
     }
+    if of.run_id:
+        headers["X-Shoal-Run-Id"] = of.run_id
     if isinstance(of, Served) and of.cost_usd is not None:
         headers["X-Shoal-Cost-Usd"] = f"{of.cost_usd:.8f}"
     return headers

@@ -5,20 +5,37 @@ Owns the Protocols and the events; knows nothing of HTTP, gRPC or Ray. Doubles f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from shoal.agents.contract.loss import Judgement
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
-from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.agents.traces.chat import Answer, ChatRequest, Privacy
 from shoal.agents.traces.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where replicas run: a node's name and its tier; both empty where that is not known."""
+
+    node: str = ""
+    tier: str = ""
+
+    @property
+    def keeps_local_only(self) -> bool:
+        """Whether `local-only` data may go there. A place that is not known is none."""
+        return self.tier in ("edge", "local")
 
 
 class SpecialistClient(Protocol):
     """Reaches the replica that holds a version, wherever it runs."""
+
+    def place_of(self, version_key: str) -> Place:
+        """Where the version's replicas are placed, as last heard."""
+        ...
 
     async def ask(self, version_key: str, request: ChatRequest, *, deadline_s: float) -> SpecialistAnswer:
         """Put a request to the version `<task id>@<number>`.
@@ -146,3 +163,60 @@ Observe: TypeAlias = Callable[[Observation], Awaitable[None]]
 
 #: why the gateway is not ready yet; empty when it is
 Unready: TypeAlias = Callable[[], Sequence[str]]
+
+
+#: runs that a list holds, over HTTP and over gRPC
+LISTED_RUNS: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAsked:
+    """A run that a client wants.
+
+    Attributes:
+        name: of a plan that is known here; empty where `plan` is given.
+        input: the run's input object.
+        privacy: label of the input.
+        caller: who asks: a key's id, or `local`.
+        plan: a plan as plain data, run as it is.
+        run_id: unique; drawn by the gateway, so that asking twice starts one run.
+    """
+
+    run_id: str
+    name: str
+    input: Mapping[str, Any]
+    privacy: Privacy
+    caller: str
+    plan: Mapping[str, Any] | None = None
+
+
+class Plans(Protocol):
+    """Runs of plans, wherever they are carried out: `serve/remote_plans.py` over the router actor.
+
+    Runs and events are plain data; see `RunView` and the events in `shoal.agents.plans`. All raise NotFound for a run or plan
+    that does not exist, and SiteError where the router actor does not come back in time.
+    """
+
+    async def start(self, asked: RunAsked) -> None:
+        """Returns when the run is durable. Raises InvalidRequest where plan or input is wrong."""
+        ...
+
+    def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Events with a greater `seq` than `after`, those of the past and those to come; ends with the run."""
+        ...
+
+    async def get(self, run_id: str) -> dict[str, Any]: ...
+
+    async def cancel(self, run_id: str) -> dict[str, Any]: ...
+
+    async def resume(self, run_id: str) -> dict[str, Any]:
+        """Go on with a run that failed or was cancelled; what is done is not done again."""
+        ...
+
+    async def runs(self, limit: int) -> list[dict[str, Any]]:
+        """The newest first."""
+        ...
+
+    async def names(self) -> list[str]:
+        """Plans that can be named, in alphabetical order."""
+        ...

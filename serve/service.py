@@ -6,26 +6,25 @@ and everything that it needs is handed in.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
+from shoal.agents.ports import Clock, Generalist
 from shoal.agents.registry.records import VersionState
-from shoal.agents.routing.snapshot import Performer
-from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Usage
+from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
 from shoal.agents.traces.trace import TraceId
 from shoal.errors import (
-    DeadlineExceeded,
-    GeneralistUnavailable,
     NoPerformer,
     NotFound,
+    PermissionDenied,
     PrivacyViolation,
     ShoalError,
 )
+from shoal.serve.agent_calls import PREFIX, is_agent
+from shoal.serve.asking import Asking
 from shoal.serve.background import Background
 from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with_conversation
 from shoal.serve.collect import Collector, text_pieces
@@ -33,7 +32,18 @@ from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
 from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
-from shoal.serve.ports import FeedbackGiven, Judge, Observe, Record, Routing, SpecialistClient, Unready
+from shoal.serve.ports import (
+    FeedbackGiven,
+    Judge,
+    Observe,
+    Place,
+    Plans,
+    Record,
+    Routing,
+    RunAsked,
+    SpecialistClient,
+    Unready,
+)
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
 from shoal.serve.stream import ServedStream, StreamHead
 from shoal.serve.tokens import estimate_usage, usage_of
@@ -66,6 +76,7 @@ class ChatService:
         unready: why the gateway is not ready; empty when it is.
         judge: the task's loss; the default leaves texts undefined.
         chance: uniform in [0, 1); picks the calls that are audited.
+        plans: runs of plans; None where the service itself performs their steps, and so takes no agent's name.
     """
 
     def __init__(
@@ -88,8 +99,10 @@ class ChatService:
         unready: Unready = _nothing,
         chance: Callable[[], float] = random.random,
         background_limit: int = BACKGROUND_LIMIT,
+        plans: Plans | None = None,
     ) -> None:
         self._router = router
+        self._plans = plans
         self._generalist = generalist
         self._specialists = specialists
         self._record = record
@@ -104,6 +117,14 @@ class ChatService:
         self._charge = charge
         self._unready = unready
         self.background = Background(background_limit)
+        self._asking = Asking(
+            generalist=generalist,
+            specialists=specialists,
+            plans=plans,
+            clock=clock,
+            settings=self._settings,
+            metrics=self.metrics,
+        )
         self._comparisons = Comparisons(
             generalist=generalist,
             specialists=specialists,
@@ -118,8 +139,15 @@ class ChatService:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
-    async def chat(self, request: ChatRequest, caller: Caller, context: CallContext = NO_CONTEXT) -> Served:
-        """Answer a call whole.
+    async def chat(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        context: CallContext = NO_CONTEXT,
+        *,
+        deadline_s: float | None = None,
+    ) -> Served:
+        """Answer a call whole, within `deadline_s` (the site's where None).
 
         Raises:
             NotFound: `model` names nothing here.
@@ -128,9 +156,8 @@ class ChatService:
             StorageFull: there is no room for the record; the answer is withheld.
         """
         try:
-            call = self._begin(request, caller, context)
-            spoken = await self._ask_specialist(call)
-            answer = spoken if spoken is not None else await self._ask_generalist(call)
+            call = self._begin(request, caller, context, deadline_s)
+            answer = await self._asking.answer(call)
             answer = replace(answer, usage=usage_of(request, answer))
             completion = answer.to_openai(completion_id=call.completion_id, created=call.created)
             if not completion.get("usage"):
@@ -144,9 +171,10 @@ class ChatService:
             completion=completion,
             trace_id=call.id,
             served_by=answer.model,
-            node=self.node,
-            tier=self.tier,
+            node=call.place.node,
+            tier=call.place.tier,
             cost_usd=cost,
+            run_id=call.run_id,
         )
 
     async def stream(
@@ -158,15 +186,15 @@ class ChatService:
         """
         try:
             call = self._begin(request, caller, context)
-            spoken = await self._ask_specialist(call)
+            spoken = await self._asking.answer_whole(call)
             if spoken is not None:
                 served_by = spoken.model
                 source = _pieces(spoken)
             else:
-                generalist = self._generalist_for(call)
+                generalist = self._asking.generalist_for(call)
                 served_by = f"generalist/{generalist.model}"
-                source = generalist.stream(call.sent, deadline_s=self._left_s(call))
-            first = await self._first(source, from_generalist=spoken is None)
+                source = generalist.stream(call.sent, deadline_s=self._asking.left_s(call))
+            first = await self._asking.first(source, from_generalist=spoken is None)
         except ShoalError as error:
             self.metrics.failed(error.code)
             raise
@@ -176,8 +204,9 @@ class ChatService:
                 created=call.created,
                 trace_id=call.id,
                 served_by=served_by,
-                node=self.node,
-                tier=self.tier,
+                node=call.place.node,
+                tier=call.place.tier,
+                run_id=call.run_id,
             ),
             first=first,
             source=source,
@@ -200,7 +229,7 @@ class ChatService:
             )
         )
 
-    def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[dict[str, Any]]:
         """OpenAI's model objects: what `model` may be, right now."""
         found = [("auto", "shoal")]
         if self._generalist is not None:
@@ -213,14 +242,16 @@ class ChatService:
                 for route in router.snapshot.routes
                 if any(performer.state in live for performer in route.performers)
             ]
+        if self._plans is not None:
+            found += [(f"{PREFIX}{name}", "shoal") for name in await self._plans.names()]
         names = dict(found)
         return [
             {"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in names.items()
         ]
 
-    def model(self, name: str) -> dict[str, Any]:
+    async def model(self, name: str) -> dict[str, Any]:
         """One of `models`. Raises NotFound."""
-        for model in self.models():
+        for model in await self.models():
             if model["id"] == name:
                 return model
         raise NotFound(
@@ -238,10 +269,57 @@ class ChatService:
         """Stop what runs in the background."""
         await self.background.close()
 
-    # -- deciding and asking -----------------------------------------------------------------------------------------
+    # -- deciding -----------------------------------------------------------------------------------------
 
-    def _begin(self, request: ChatRequest, caller: Caller, context: CallContext) -> Call:
+    @property
+    def plans(self) -> Plans:
+        """Runs of plans. Raises NotFound where this service has none."""
+        if self._plans is None:
+            raise NotFound("There are no plans here.", remedy="Ask the site's gateway.", param="plan")
+        return self._plans
+
+    async def run_plan(
+        self,
+        name: str,
+        input: Mapping[str, Any],
+        caller: Caller,
+        *,
+        privacy: Privacy | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Start a run; returns its id when it is durable.
+
+        Raises:
+            NotFound, InvalidRequest: there is no such plan, or plan or input is wrong.
+            PermissionDenied: a plan that is not known here takes the scope `admin`.
+            PrivacyViolation: `local-only` data at a gateway on a cloud node.
+        """
+        if plan is not None and "admin" not in caller.scopes:
+            raise PermissionDenied(
+                "A plan that is handed in takes a key with the scope `admin`.",
+                remedy="Name a plan that the site knows, or use another key.",
+            )
         self._admit()
+        label = privacy or self._settings.default_privacy
+        self._keep_out(label)
+        run_id = self._ids()
+        await self.plans.start(
+            RunAsked(run_id=run_id, name=name, input=input, privacy=label, caller=caller.id, plan=plan)
+        )
+        return run_id
+
+    def _keep_out(self, label: Privacy) -> None:
+        if label == "local-only" and self.tier == "cloud":
+            raise PrivacyViolation(
+                f"The data is `local-only`, and this gateway runs on the cloud node {self.node}.",
+                remedy="Send it to a gateway on an edge or local node.",
+            )
+
+    def _begin(
+        self, request: ChatRequest, caller: Caller, context: CallContext, deadline_s: float | None = None
+    ) -> Call:
+        self._admit()
+        self._keep_out(context.privacy or self._settings.default_privacy)
         router = self._router()
         call = Call(
             id=TraceId(self._ids()),
@@ -253,7 +331,12 @@ class ChatService:
             arrived_at=self._clock.now(),
             started=self._clock.monotonic(),
             epoch=0 if router is None else router.snapshot.epoch,
+            deadline_s=min(deadline_s or self._settings.deadline_s, self._settings.deadline_s),
+            place=Place(node=self.node, tier=self.tier),
+            tags=context.tags,
         )
+        if self._plans is not None and is_agent(request):
+            return call
         if router is None:
             if request.model.startswith("specialist/"):
                 raise NoPerformer("The gateway has no router snapshot yet.", remedy="Try again in a second.")
@@ -267,85 +350,6 @@ class ChatService:
         self.metrics.epoch(call.epoch)
         return call
 
-    async def _ask_specialist(self, call: Call) -> Answer | None:
-        """The specialist's answer if it is sure enough; else None, and `call` says why.
-
-        Where the client named the specialist its failure is the call's, and it has all of the call's time.
-        """
-        decision = call.decision
-        if decision is None or decision.performer is None:
-            return None
-        performer, pinned = decision.performer, decision.pinned
-        limit = self._left_s(call) if pinned else self._settings.specialist_deadline_s
-        said = None
-        try:
-            async with asyncio.timeout(limit):
-                said = await self._specialists.ask(performer.key, call.request, deadline_s=limit)
-        except (DeadlineExceeded, TimeoutError):
-            call.fallback = "slow"
-            call.reasons.append(f"{performer.key} did not answer within {limit:g} s")
-            if pinned:
-                raise DeadlineExceeded(
-                    f"The specialist {performer.key} did not answer within {limit:g} s.",
-                    remedy="Name the model auto, and the generalist answers meanwhile.",
-                ) from None
-        except ShoalError as error:
-            call.fallback = "failed"
-            call.reasons.append(f"{performer.key}: {error.message}")
-            if pinned:
-                raise
-        call.said = said
-        if said is not None and (said.content is None or not decision.accept(said.confidence)):
-            call.fallback = "unsure"
-            call.reasons.append(_not_sure(performer, said))
-            if pinned:
-                raise NoPerformer(
-                    f"The specialist {_not_sure(performer, said)}.", remedy="Name the model auto."
-                )
-        if said is None or call.fallback:
-            self.metrics.fell_back(decision.task_name or "", call.fallback)
-            return None
-        return Answer(content=said.content, model=f"specialist/{decision.task_name}@{performer.number}")
-
-    def _generalist_for(self, call: Call) -> Generalist:
-        why = "; ".join(call.reasons) or "no specialist is meant for it"
-        if self._generalist is None:
-            raise NoPerformer(
-                f"No specialist answers this call ({why}), and the site has no generalist.",
-                remedy="Start the site with --generalist URL --model NAME.",
-            )
-        if call.privacy == "local-only" and not self._settings.generalist_local:
-            raise PrivacyViolation(
-                f"The call is `local-only`, no specialist answers it ({why}), and the generalist is not on this machine.",
-                remedy="Send it with another X-Shoal-Privacy, or run a generalist on this machine.",
-            )
-        return self._generalist
-
-    async def _ask_generalist(self, call: Call) -> Answer:
-        generalist = self._generalist_for(call)
-        try:
-            answer = await generalist.chat(call.sent, deadline_s=self._left_s(call))
-        except ShoalError as error:
-            self.metrics.generalist_failed(error.code)
-            raise
-        return replace(answer, model=f"generalist/{generalist.model}")
-
-    async def _first(self, source: AsyncIterator[Delta], *, from_generalist: bool) -> Delta:
-        """The first piece, so that an error before it still has a status of its own."""
-        try:
-            return await anext(source)
-        except StopAsyncIteration:
-            error = GeneralistUnavailable("The generalist's stream is empty.", remedy="Check the endpoint.")
-            self.metrics.generalist_failed(error.code)
-            raise error from None
-        except ShoalError as error:
-            if from_generalist:
-                self.metrics.generalist_failed(error.code)
-            raise
-
-    def _left_s(self, call: Call) -> float:
-        return max(0.001, self._settings.deadline_s - (self._clock.monotonic() - call.started))
-
     # -- recording ---------------------------------------------------------------------------------------------------
 
     def _settle(
@@ -353,12 +357,13 @@ class ChatService:
     ) -> float | None:
         """Record an answer, count it and start what follows; returns its cost."""
         by_specialist = answer.model.startswith("specialist/")
-        cost = 0.0 if by_specialist else self._settings.cost_usd(usage)
+        # what an agent's steps cost stands with the calls of the steps
+        cost = 0.0 if by_specialist or call.run_id else self._settings.cost_usd(usage)
         now = self._clock.monotonic()
         self._record(
             call.trace(completion, served_by=answer.model, now=now, cost_usd=cost, incomplete=incomplete)
         )
-        performer = answer.model.partition("@")[0] if by_specialist else "generalist"
+        performer = answer.model.partition("@")[0] if by_specialist or call.run_id else "generalist"
         self.metrics.answered(performer, now - call.started, usage.prompt_tokens, usage.completion_tokens)
         if cost:
             self.metrics.spent(cost)
@@ -379,13 +384,6 @@ class ChatService:
             self.metrics.generalist_failed(incomplete)
         self._settle(call, answer, completion, usage, incomplete=incomplete)
         return usage
-
-
-def _not_sure(performer: Performer, said: SpecialistAnswer) -> str:
-    if said.content is None:
-        return f"{performer.key} has no answer" + (f": {said.reason}" if said.reason else "")
-    why = f", {said.reason}" if said.reason else ""
-    return f"{performer.key} is not sure enough: {said.confidence:.3f} of {performer.threshold:.3f}{why}"
 
 
 async def _pieces(answer: Answer) -> AsyncIterator[Delta]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from shoal.agents.traces.chat import Privacy, Usage
 from shoal.config import Config
-from shoal.serve.generalist import is_loopback
 
 #: comparisons and audits under way at once
 BACKGROUND_LIMIT = 64
@@ -19,7 +18,7 @@ class ServiceSettings:
     Attributes:
         audit_share: of the calls that specialists answer, the share that is also put to the generalist.
         price_in, price_out: USD per million tokens of the generalist; both 0 where none is configured.
-        generalist_local: the generalist runs on this very machine, so that `local-only` data may go to it.
+        generalist_local: the owner says that the generalist runs on this very machine, so that `local-only` data may go to it.
     """
 
     deadline_s: float = 120.0
@@ -40,7 +39,7 @@ class ServiceSettings:
             audit_share=config.rollout.audit_share,
             price_in=0.0 if generalist is None else generalist.price_in,
             price_out=0.0 if generalist is None else generalist.price_out,
-            generalist_local=generalist is not None and is_loopback(generalist.base_url),
+            generalist_local=generalist is not None and generalist.local,
         )
 
     def cost_usd(self, usage: Usage) -> float | None:

@@ -46,6 +46,8 @@ TABLE: dict[type[ShoalError], Status] = {
     errors.GeneralistUnavailable: Status(502, "UNAVAILABLE", "server_error"),
     errors.GeneralistRefused: Status(400, "INVALID_ARGUMENT", "invalid_request_error"),
     errors.DeadlineExceeded: Status(504, "DEADLINE_EXCEEDED", "server_error"),
+    errors.PlanFailed: Status(502, "ABORTED", "server_error"),
+    errors.StepFailed: Status(502, "ABORTED", "server_error"),
     errors.StorageFull: Status(507, "RESOURCE_EXHAUSTED", "server_error"),
     errors.CorruptModel: Status(500, "DATA_LOSS", "server_error"),
     errors.SiteError: Status(503, "UNAVAILABLE", "server_error"),

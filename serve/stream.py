@@ -31,6 +31,7 @@ class StreamHead:
     served_by: str
     node: str
     tier: str
+    run_id: str = ""
 
 
 class ServedStream:

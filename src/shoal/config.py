@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,9 @@ class GeneralistConfig(_Section):
     price_out: float = Field(default=0.0, ge=0)
     #: many providers' terms restrict training on their model's answers, so there is no default
     outputs_may_train: bool | None = None
+    #: it runs on this very machine and sends nothing on, so that `local-only` data may go to it. An address on loopback
+    #: says nothing of that: a proxy to a cloud API listens there too
+    local: bool = False
     timeout_s: float = Field(default=120.0, gt=0)
 
     def api_key(self) -> str | None:
@@ -101,6 +104,17 @@ class PlacementConfig(_Section):
     host_below_mb: float = Field(default=64.0, ge=0)
 
 
+class ToolConfig(_Section):
+    """A tool that plans may use: a Python function of the owner's."""
+
+    #: `module:function`, made a tool by `shoal.agents.plans.tools.tool`
+    python: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    #: handed to the function with each call; never shown to a model
+    options: dict[str, Any] = Field(default_factory=dict)
+    #: tier on whose nodes it runs where a step does not say; empty for any
+    tier: Literal["", "cloud", "edge", "local"] = ""
+
+
 class StorageConfig(_Section):
     retention_days: float | None = Field(default=None, gt=0)
     #: new work is refused while the disk has less room than this
@@ -143,6 +157,10 @@ class Config(_Section):
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig | None = None
     serve: ServeConfig = ServeConfig()
+    #: tools by the name that plans call them by
+    tools: dict[str, ToolConfig] = Field(default_factory=dict)
+    #: files of plans, each offered as the model `agent/<name>`
+    plans: tuple[Path, ...] = ()
 
 
 def load_config(path: Path | None) -> Config:

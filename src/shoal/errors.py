@@ -17,6 +17,8 @@
     |-- GeneralistUnavailable   the generalist does not answer, or answers nonsense
     |-- GeneralistRefused       the generalist answered with an error of the client's making
     |-- DeadlineExceeded        nobody answered in time
+    |-- PlanFailed              a run of a plan did not come to its end
+    |   `-- StepFailed          a step could not be performed
     |-- StorageFull             the disk has no room for the record of the call
     |-- CorruptModel            a model folder is not what its card says
     `-- SiteError               Ray, a port or a process of the site is not as needed
@@ -132,6 +134,14 @@ class GeneralistRefused(ShoalError):
 
 class DeadlineExceeded(ShoalError):
     code = "deadline_exceeded"
+
+
+class PlanFailed(ShoalError):
+    code = "plan_failed"
+
+
+class StepFailed(PlanFailed):
+    code = "step_failed"
 
 
 class StorageFull(ShoalError):

@@ -20,7 +20,7 @@ from shoal.errors import ShoalError
 from shoal.serve.auth import Authenticator, KeyRing
 from shoal.serve.client import AsyncClient
 from shoal.serve.client_http import AsyncHttpTransport
-from shoal.serve.fakes import FunctionSpecialists, ListObserver, ListRecord, MarkRouter
+from shoal.serve.fakes import FunctionSpecialists, ListObserver, ListRecord, MarkRouter, MemoryPlans
 from shoal.serve.grpc_api import GrpcServer, start_grpc
 from shoal.serve.http_api import build_app
 from shoal.serve.service import ChatService
@@ -71,6 +71,9 @@ class Bench:
     charged: list[tuple[str, float]] = field(default_factory=list)
     chance: Callable[[], float] = lambda: 0.999
     background_limit: int = 64
+    plans: MemoryPlans = field(
+        default_factory=lambda: MemoryPlans({"report": lambda i: [i["question"], "b"]})
+    )
     _service: ChatService | None = None
 
     @property
@@ -93,6 +96,7 @@ class Bench:
                 charge=lambda key, usd: self.charged.append((key, usd)),
                 chance=self.chance,
                 background_limit=self.background_limit,
+                plans=self.plans,
             )
         return self._service
 

@@ -102,5 +102,5 @@ async def test_our_own_clients_do_the_same_over_the_same_port(url: str) -> None:
     assert await asyncio.to_thread(blocking) == (
         "small: x",
         "small: y",
-        ["auto", "generalist", "fake-generalist", "specialist/triage"],
+        ["auto", "generalist", "fake-generalist", "specialist/triage", "agent/report"],
     )

@@ -381,5 +381,5 @@ async def test_the_service_decides_over_the_real_router() -> None:
     for model in ("gpt-9", "specialist/none", "agent/none"):
         with pytest.raises(NotFound):
             await service.chat(request("a", model=model), LOCAL_CALLER)
-    assert [model["id"] for model in service.models()] == ["auto", "generalist", "big"]
+    assert [model["id"] for model in await service.models()] == ["auto", "generalist", "big"]
     assert record.traces[0].tags["epoch"] == 3

@@ -55,6 +55,31 @@ class ShoalStub:
                 request_serializer=shoal_dot_v1_dot_shoal__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_shoal__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.RunPlan = channel.unary_stream(
+                '/shoal.v1.Shoal/RunPlan',
+                request_serializer=shoal_dot_v1_dot_shoal__pb2.RunPlanRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_shoal__pb2.StepEvent.FromString,
+                _registered_method=True)
+        self.GetRun = channel.unary_unary(
+                '/shoal.v1.Shoal/GetRun',
+                request_serializer=shoal_dot_v1_dot_shoal__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/shoal.v1.Shoal/CancelRun',
+                request_serializer=shoal_dot_v1_dot_shoal__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/shoal.v1.Shoal/ResumeRun',
+                request_serializer=shoal_dot_v1_dot_shoal__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/shoal.v1.Shoal/ListRuns',
+                request_serializer=shoal_dot_v1_dot_shoal__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_shoal__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
 
 
 class ShoalServicer:
@@ -89,6 +114,42 @@ class ShoalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunPlan(self, request, context):
+        """Starts a run of a plan, or follows one that runs, and tells each of its events; ends when the run ends. A client that goes
+        away does not end the run: CancelRun does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRun(self, request, context):
+        """How a run stands, with its result where it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """Ends a run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Goes on with a run that failed or was cancelled; what is done is not done again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """The newest runs, without their outputs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShoalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +172,31 @@ def add_ShoalServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=shoal_dot_v1_dot_shoal__pb2.ListModelsRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_shoal__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'RunPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunPlan,
+                    request_deserializer=shoal_dot_v1_dot_shoal__pb2.RunPlanRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_shoal__pb2.StepEvent.SerializeToString,
+            ),
+            'GetRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRun,
+                    request_deserializer=shoal_dot_v1_dot_shoal__pb2.GetRunRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_shoal__pb2.Run.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=shoal_dot_v1_dot_shoal__pb2.CancelRunRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_shoal__pb2.Run.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=shoal_dot_v1_dot_shoal__pb2.ResumeRunRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_shoal__pb2.Run.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=shoal_dot_v1_dot_shoal__pb2.ListRunsRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_shoal__pb2.ListRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +308,141 @@ class Shoal:
             '/shoal.v1.Shoal/ListModels',
             shoal_dot_v1_dot_shoal__pb2.ListModelsRequest.SerializeToString,
             shoal_dot_v1_dot_shoal__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.Shoal/RunPlan',
+            shoal_dot_v1_dot_shoal__pb2.RunPlanRequest.SerializeToString,
+            shoal_dot_v1_dot_shoal__pb2.StepEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Shoal/GetRun',
+            shoal_dot_v1_dot_shoal__pb2.GetRunRequest.SerializeToString,
+            shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Shoal/CancelRun',
+            shoal_dot_v1_dot_shoal__pb2.CancelRunRequest.SerializeToString,
+            shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Shoal/ResumeRun',
+            shoal_dot_v1_dot_shoal__pb2.ResumeRunRequest.SerializeToString,
+            shoal_dot_v1_dot_shoal__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.Shoal/ListRuns',
+            shoal_dot_v1_dot_shoal__pb2.ListRunsRequest.SerializeToString,
+            shoal_dot_v1_dot_shoal__pb2.ListRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

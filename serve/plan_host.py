@@ -1,0 +1,227 @@
+"""Runs plans inside the router actor: a thread with an event loop of its own, and in it a chat service for the steps.
+
+Owns the wiring and the table of questions that gateways may ask. The order of steps is the plan's state machine, their records
+are the chat service's; all that must outlive the process is in the store, so an actor that is started again goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from shoal.agents.feedback.feedback_actor import FEEDBACK_NAME
+from shoal.agents.plans.plan import Plan, parse_plan
+from shoal.agents.plans.runner import PlanRunner
+from shoal.agents.plans.store import SqlRuns
+from shoal.agents.plans.tools import load_tool
+from shoal.agents.registry.database import Database
+from shoal.agents.registry.keys import SqlKeys
+from shoal.agents.registry.records import VersionState
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.routing.router_actor import NAMESPACE
+from shoal.agents.routing.snapshot import Snapshot
+from shoal.config import Config
+from shoal.errors import ConfigError, DeadlineExceeded, NotFound, ShoalError
+from shoal.home import Home
+from shoal.nodes.spool import SystemClock
+from shoal.serve.auth import LOCAL_CALLER
+from shoal.serve.plan_performer import OwnTool, ServicePerformer
+from shoal.serve.ports import Observation
+from shoal.serve.ray_tools import RayTools
+from shoal.serve.site_service import Actors, SiteService, new_trace_id
+from shoal.serve.status import error_object, internal_error
+
+log = logging.getLogger("shoal.plans")
+
+_OBSERVE_DEADLINE_S = 2.0
+_START_TIMEOUT_S = 60.0
+#: states of a version in which a plan may name it
+_NAMED = (VersionState.SERVING, VersionState.CANARY)
+
+
+def read_tools(config: Config) -> dict[str, OwnTool]:
+    """The configured tools. Raises ConfigError with the path to one that is none."""
+    found = {}
+    for name, section in config.tools.items():
+        try:
+            tool = load_tool(section.python)
+        except ShoalError as error:
+            raise ConfigError(
+                f"`tools.{name}.python`: {error.message}", remedy=error.remedy, param=f"tools.{name}.python"
+            ) from error
+        found[name] = OwnTool(path=section.python, tool=tool, options=section.options, tier=section.tier)
+    return found
+
+
+def read_plans(config: Config) -> dict[str, Plan]:
+    """The configured plans by name. Raises ConfigError with the file that holds none."""
+    found = {}
+    for path in config.plans:
+        try:
+            plan = parse_plan(yaml.safe_load(path.read_text(encoding="utf-8")), source=str(path))
+        except OSError as error:
+            raise ConfigError(
+                f"`plans`: {path} cannot be read: {error.strerror}.",
+                remedy="Name a YAML file.",
+                param="plans",
+            ) from error
+        except (yaml.YAMLError, ShoalError) as error:
+            raise ConfigError(
+                f"`plans`: {path} is no plan: {error}", remedy="Mend the file.", param="plans"
+            ) from error
+        found[plan.name] = plan
+    return found
+
+
+class PlanHost:
+    """Implements `PlanHosting` of the router actor. Its methods may be called from any thread."""
+
+    def __init__(self, home: Home, config: Config) -> None:
+        self._home = home
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._trouble: BaseException | None = None
+        self._questions: dict[str, Callable[..., Awaitable[Any]]] = {}
+        self._update: Mapping[str, Any] | None = None
+        threading.Thread(target=self._run, name="plans", daemon=True).start()
+
+    # -- from other threads
+
+    def take(self, update: Mapping[str, Any]) -> None:
+        """The router's newest update, as gateways get it."""
+        self._update = update
+        if self._ready.is_set():
+            self._loop.call_soon_threadsafe(self._follow)
+
+    async def answer(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`{"ok": value}`, or `{"error": ...}` with OpenAI's error object. Called in another event loop than the host's."""
+        asked = asyncio.run_coroutine_threadsafe(self._answer(what, arguments), self._loop)
+        return await asyncio.wrap_future(asked)
+
+    # -- in the host's loop
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._start())
+        except BaseException as error:
+            log.exception("plans cannot be run")
+            self._trouble = error
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _start(self) -> None:
+        registry = SqlRegistry(self._home.database)
+        keys = SqlKeys(registry)
+        self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
+        self._site = SiteService(
+            self._home,
+            self._config,
+            registry,
+            writer=f"router-{os.getpid()}",
+            fetch=_nothing_newer,
+            observe=self._observe,
+            charge=lambda key, usd: self._charge(keys, key, usd),
+        )
+        performer = ServicePerformer(
+            self._site.service, read_tools(self._config), RayTools(), self._specialists
+        )
+        store = SqlRuns(Database(self._home.database))
+        for plan in read_plans(self._config).values():
+            await asyncio.to_thread(store.put_plan, plan)
+        self._runner = PlanRunner(store=store, performer=performer, clock=SystemClock(), ids=new_trace_id)
+        self._store = store
+        self._questions = {
+            "start": self._start_run,
+            "events": self._events,
+            "get": self._get,
+            "cancel": self._cancel,
+            "resume": self._resume,
+            "runs": self._runs,
+            "names": self._names,
+        }
+        self._follow()
+        await self._runner.adopt()
+
+    def _follow(self) -> None:
+        if self._update is not None:
+            self._site.follower.take_update(self._update)
+
+    def _specialists(self) -> dict[str, str]:
+        router = self._site.follower.router
+        if router is None:
+            return {}
+        return {
+            route.name: route.description
+            for route in router.snapshot.routes
+            if any(performer.state in _NAMED for performer in route.performers)
+        }
+
+    async def _observe(self, event: Observation) -> None:
+        """Comparisons of the steps' calls; nobody gives feedback here."""
+        actor = await self._actors.get(FEEDBACK_NAME)
+        observing = actor.observe.options(max_task_retries=0).remote([event.to_dict()])
+        await asyncio.wait_for(observing, _OBSERVE_DEADLINE_S)
+
+    def _charge(self, keys: SqlKeys, key: str, usd: float) -> None:
+        if key != LOCAL_CALLER.id:
+            self._loop.run_in_executor(None, keys.add_spend, key, usd)
+
+    # -- questions
+
+    async def _answer(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if self._trouble is not None:
+                raise self._trouble
+            if what not in self._questions:
+                raise NotFound(f"Nobody can be asked for {what!r} here.", remedy="Upgrade the gateway.")
+            return {"ok": await self._questions[what](**arguments)}
+        except ShoalError as error:
+            return {"error": {**error_object(error), "code": error.code}}
+        except Exception:
+            log.exception("a fault over %s", what)
+            error = internal_error()
+            return {"error": {**error_object(error), "code": error.code}}
+
+    async def _start_run(
+        self,
+        run_id: str,
+        name: str,
+        input: Mapping[str, Any],
+        privacy: Privacy,
+        caller: str,
+        plan: Mapping[str, Any] | None,
+    ) -> str:
+        try:
+            self._runner.get(run_id)
+            return run_id  # asked twice, because the first answer got lost
+        except NotFound:
+            pass
+        what: str | Plan = name if plan is None else parse_plan(plan, source="plan")
+        return await self._runner.start(what, input, privacy=privacy, caller=caller, run_id=run_id)
+
+    async def _events(self, run_id: str, after: int, wait_s: float) -> dict[str, Any]:
+        """What there is after `after`, or what comes first within `wait_s`."""
+        found: list[dict[str, Any]] = []
+        events = self._runner.events(run_id, after=after)
+        try:
+            async with asyncio.timeout(wait_s):
+                async for event in events:
+                    found.append(event)
+                    if event["type"] in _ENDS:
+                        break
+                    if len(found) >= _MOST_EVENTS:
+                        break
+        except TimeoutError:
+            pass
+        return {"events": found, "ended": bool(found) and found[-1]["type"] in _ENDS}
