@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.plans.catalogue import Catalogue, ToolInfo
+from shoal.agents.ports import Performed, SpecialistAnswer
 from shoal.agents.registry.records import Version
-from shoal.agents.traces.chat import Answer, ChatRequest, Delta
+from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy
 from shoal.errors import ShoalError
 
 
@@ -67,3 +70,58 @@ class FakeDeployer:
 
     async def ensure(self, versions: Sequence[Version]) -> None:
         self.deployed = [version.key for version in versions]
+
+
+@dataclass
+class FunctionPerformer:
+    """A performer that is Python functions. It never waits unless told to.
+
+    Attributes:
+        answer: from a chat request's body to the answer's text.
+        tools: by name, from arguments to the answer.
+        infos: what the catalogue says of tools; made up for those without.
+        faults: called before each performance with (step or tool, label); what it raises is raised.
+        delay_s: how long each takes.
+        calls: (step or tool, label, payload) of every performance that was begun.
+    """
+
+    answer: Callable[[Mapping[str, Any]], str] = lambda body: str(body["messages"][-1]["content"])
+    tools: dict[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    infos: dict[str, ToolInfo] = field(default_factory=dict)
+    faults: Callable[[str, Privacy], None] = lambda name, label: None
+    delay_s: float = 0.0
+    performer: str = "specialist/fake@1"
+    calls: list[tuple[str, Privacy, Mapping[str, Any]]] = field(default_factory=list)
+
+    async def ask(
+        self,
+        body: Mapping[str, Any],
+        *,
+        privacy: Privacy,
+        tier: str,
+        step: str,
+        run_id: str,
+        caller: str,
+        deadline_s: float,
+    ) -> Performed:
+        self.calls.append((step, privacy, body))
+        await asyncio.sleep(self.delay_s)
+        self.faults(step, privacy)
+        who = "generalist/fake" if body["model"] == "generalist" else self.performer
+        return Performed(
+            output=self.answer(body), performer=who, node="node-a", tier=tier or "local", trace_id=f"t-{step}"
+        )
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, Any], *, privacy: Privacy, tier: str, deadline_s: float
+    ) -> Performed:
+        self.calls.append((name, privacy, arguments))
+        await asyncio.sleep(self.delay_s)
+        self.faults(name, privacy)
+        return Performed(
+            output=self.tools[name](arguments), performer=f"tool/{name}", node="node-a", tier=tier or "local"
+        )
+
+    def catalogue(self) -> Catalogue:
+        made_up = {name: ToolInfo(name=name, description=name) for name in self.tools}
+        return Catalogue(tools={**made_up, **self.infos})

@@ -5,14 +5,17 @@ Each Protocol has a fake that is product code, used by tests and examples, in `a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
-from shoal.agents.traces.chat import Answer, ChatRequest, Delta
+from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
+
+if TYPE_CHECKING:
+    from shoal.agents.plans.catalogue import Catalogue
 
 
 class Clock(Protocol):
@@ -110,6 +113,59 @@ class Registry(Protocol):
 
     def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
         """Raises NotFound. The change is kept in the version's history."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """What came of a step of a plan, or of one part of it.
+
+    Attributes:
+        output: a model's text, or a tool's answer as JSON.
+        performer: `specialist/<task>@<version>`, `generalist/<model>` or `tool/<name>`.
+        node, tier: where.
+        trace_id: of the call; empty for a tool.
+        cost_usd: None where no price is configured.
+    """
+
+    output: Any
+    performer: str
+    node: str = ""
+    tier: str = ""
+    trace_id: str = ""
+    cost_usd: float | None = None
+
+
+class StepPerformer(Protocol):
+    """Performs the steps of plans. Implemented over the chat service and Ray in `serve/`."""
+
+    async def ask(
+        self,
+        body: Mapping[str, Any],
+        *,
+        privacy: Privacy,
+        tier: str,
+        step: str,
+        run_id: str,
+        caller: str,
+        deadline_s: float,
+    ) -> Performed:
+        """Put a chat request (its `model` is auto, generalist or specialist/<task>) to whom the router chooses.
+
+        Raises:
+            PrivacyViolation: nobody may see the data.
+            ShoalError: as a call's.
+        """
+        ...
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, Any], *, privacy: Privacy, tier: str, deadline_s: float
+    ) -> Performed:
+        """Raises NotFound, PrivacyViolation, DeadlineExceeded, StepFailed."""
+        ...
+
+    def catalogue(self) -> Catalogue:
+        """What plans may use, right now."""
         ...
 
 

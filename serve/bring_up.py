@@ -72,10 +72,17 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
     from shoal.agents.routing.router_actor import start_router
     from shoal.serve.deployer import ServeDeployer
     from shoal.serve.gateway import gateway_application
+    from shoal.serve.plan_host import PlanHost, read_plans, read_tools
+
+    read_tools(config), read_plans(config)  # what is wrong there is said before anything starts
 
     say("step", "starting the router actor and Ray Serve")
     start_router(
-        home, config, functools.partial(ServeDeployer, home.models, config.placement, pin=pin), pin=pin
+        home,
+        config,
+        functools.partial(ServeDeployer, home.models, config.placement, pin=pin),
+        functools.partial(PlanHost, home, config),
+        pin=pin,
     )
     owns_serve = local or not _serve_runs(serve)
     serve.start(

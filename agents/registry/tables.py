@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -135,4 +135,75 @@ comparisons = Table(
     Column("compared", Integer, nullable=False),
     Column("agreed", Integer, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+#: plans by name, as `Plan.to_dict` gives them
+plans = Table(
+    "plans",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("body", JSON, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+#: runs of plans; `view` is the run as it stood when it ended
+plan_runs = Table(
+    "plan_runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("plan", String(64), nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("input", JSON, nullable=False),
+    Column("label", String(20), nullable=False),
+    Column("caller", String(200), nullable=False),
+    Column("status", String(20), nullable=False, index=True),
+    Column("view", JSON),
+    Column("created_at", Double, nullable=False, index=True),
+    Column("ended_at", Double),
+)
+
+#: parts of steps that are done, with what came of them
+plan_parts = Table(
+    "plan_parts",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("step", String(140), primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("performed", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+)
+
+#: what clients were told of a run
+plan_events = Table(
+    "plan_events",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("body", JSON, nullable=False),
+)
+
+#: one row: what the placement actor last decided, and for which demands
+placements = Table(
+    "placements",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("body", JSON, nullable=False),
+    Column("decided_at", Double, nullable=False),
+)
+
+#: background learning: what for, how it stands, what came of it
+learning_runs = Table(
+    "learning_runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("tasks", JSON, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("pid", Integer),
+    Column("pid_created_at", Double),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("report", JSON),
 )

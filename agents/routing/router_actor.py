@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import ray
 
@@ -39,17 +39,32 @@ _ERASE_EVERY_S = 3600.0
 _LOOK_S = 0.02
 
 
+class PlanHosting(Protocol):
+    """Runs plans beside the routing. Implemented over the chat service in `serve/`; has threads of its own."""
+
+    def take(self, update: Mapping[str, Any]) -> None:
+        """The router's newest update, as plain data."""
+        ...
+
+    async def answer(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
 class RouterActor:
-    """One for a site.
+    """One for a site, on the node of its data folder. Routes, and runs plans.
 
     Args:
         home: the site's data folder.
         config: `Config` as plain data.
         deployer: makes the deployer, in this process.
+        plans: makes what runs plans, in this process.
     """
 
     def __init__(
-        self, home: str, config: Mapping[str, Any], deployer: Callable[[], ReportingDeployer]
+        self,
+        home: str,
+        config: Mapping[str, Any],
+        deployer: Callable[[], ReportingDeployer],
+        plans: Callable[[], PlanHosting],
     ) -> None:
         self._home = Home(Path(home))
         self._config = Config.model_validate(config)
@@ -57,6 +72,7 @@ class RouterActor:
         self._compacted = 0
         self._compact_trouble = ""
         self._stop = threading.Event()
+        self._plans = plans()
         self._loop = RouterLoop(
             registry=SqlRegistry(self._home.database),
             deployer=deployer(),
@@ -86,6 +102,10 @@ class RouterActor:
         """Take comparisons; returns how many there was room for."""
         return sum(self._loop.observe(comparison_of(event)) for event in events)
 
+    async def plans(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A gateway's question about runs of plans: `{"ok": value}`, or `{"error": ...}`."""
+        return await self._plans.answer(what, arguments)
+
     async def standing(self) -> dict[str, Any]:
         return self._standing()
 
@@ -93,6 +113,7 @@ class RouterActor:
 
     def _take(self, update: Update) -> None:
         self._update = update
+        self._plans.take(update.to_dict())
 
     def _tick(self) -> None:
         written = float("-inf")
@@ -152,6 +173,7 @@ def start_router(
     home: Home,
     config: Config,
     deployer: Callable[[], ReportingDeployer],
+    plans: Callable[[], PlanHosting],
     *,
     pin: Mapping[str, float] | None = None,
 ) -> Any:
@@ -167,4 +189,4 @@ def start_router(
         max_task_retries=-1,
         max_concurrency=256,
         resources=dict(pin or {}) or None,
-    ).remote(str(home.root), config.model_dump(mode="json"), deployer)
+    ).remote(str(home.root), config.model_dump(mode="json"), deployer, plans)

@@ -1,0 +1,380 @@
+"""Carries out runs of plans on asyncio: has steps performed, keeps what is done, tells who follows. Decides nothing.
+
+A run is driven by one task: it takes what happened, asks the state machine what follows, makes that durable in one transaction, and
+only then tells it and starts what comes next. A process that dies loses what was under way and nothing else: `adopt` goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.agents.plans.machine import PlanRun
+from shoal.agents.plans.plan import Plan
+from shoal.agents.plans.planner import BUILT_IN, built_in_plan
+from shoal.agents.plans.run_state import (
+    Command,
+    Event,
+    Fault,
+    Keep,
+    PartFailed,
+    PartPerformed,
+    Perform,
+    RunBegun,
+    RunCancelled,
+    RunStatus,
+    StopParts,
+)
+from shoal.agents.plans.runs import RunRow, RunStore, StoredRun
+from shoal.agents.plans.schema import breaks
+from shoal.agents.ports import Clock, Performed, StepPerformer
+from shoal.agents.traces.chat import Privacy
+from shoal.errors import (
+    DeadlineExceeded,
+    GeneralistUnavailable,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    ShoalError,
+    SiteError,
+    SpecialistUnavailable,
+    StepFailed,
+)
+
+log = logging.getLogger("shoal.plans")
+
+#: failures after which another attempt may go well
+_MAY_PASS = (
+    DeadlineExceeded,
+    GeneralistUnavailable,
+    RateLimited,
+    SiteError,
+    SpecialistUnavailable,
+    StepFailed,
+)
+#: events that were told once and need not be told again by a run that goes on
+_ONCE = frozenset({"run_started", "step_started", "step_planned", "step_done"})
+_KEEP_ATTEMPTS = 4
+_KEEP_WAIT_S = 0.5
+
+
+@dataclass(eq=False)
+class _Live:
+    """A run that is being driven here."""
+
+    run: PlanRun
+    caller: str
+    events: list[Mapping[str, Any]]
+    inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    parts: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    task: asyncio.Task[None] | None = None
+    #: why it is driven no longer although it has not ended
+    trouble: ShoalError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Kept as ended, or given up here."""
+        return self.trouble is not None or (self.task is not None and self.task.done())
+
+
+class PlanRunner:
+    """Use it in one event loop.
+
+    Args:
+        ids: a new run id.
+        max_parallel: parts that are performed at once, over all runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        performer: StepPerformer,
+        clock: Clock,
+        ids: Callable[[], str],
+        max_parallel: int = 32,
+    ) -> None:
+        self._store = store
+        self._performer = performer
+        self._clock = clock
+        self._ids = ids
+        self._room = asyncio.Semaphore(max_parallel)
+        self._live: dict[str, _Live] = {}
+
+    # -- runs
+
+    async def start(
+        self,
+        what: str | Plan,
+        input: Mapping[str, Any],
+        *,
+        privacy: Privacy = "internal",
+        caller: str = "local",
+        run_id: str | None = None,
+    ) -> str:
+        """Start a run of a plan, given or named; returns its id when it is durable.
+
+        Raises:
+            NotFound: there is no plan of this name.
+            InvalidRequest: the input breaks the plan's schema.
+        """
+        plan = await self.plan(what) if isinstance(what, str) else what
+        if wrong := breaks(dict(input), plan.input):
+            raise InvalidRequest(
+                f"The input breaks the schema of the plan {plan.name}: {wrong[0]}.",
+                remedy="shoal plans show NAME shows what it takes.",
+                param="input",
+            )
+        row = RunRow(
+            id=run_id or self._ids(),
+            plan=plan,
+            input=dict(input),
+            label=privacy,
+            caller=caller,
+            created_at=self._clock.now(),
+        )
+        await asyncio.to_thread(self._store.create, row)
+        self._drive(StoredRun(row=row, status=RunStatus.RUNNING, view=None, parts=(), events=()))
+        return row.id
+
+    async def plan(self, name: str) -> Plan:
+        """A plan by its name. Raises NotFound."""
+        try:
+            return await asyncio.to_thread(self._store.plan, name)
+        except NotFound:
+            if name == BUILT_IN:
+                return built_in_plan()
+            raise
+
+    async def names(self) -> list[str]:
+        """Plans that can be named."""
+        kept = [plan.name for plan in await asyncio.to_thread(self._store.plans)]
+        return sorted({BUILT_IN, *kept})
+
+    async def knows(self, run_id: str) -> bool:
+        """Whether there is such a run."""
+        if run_id in self._live:
+            return True
+        try:
+            await asyncio.to_thread(self._store.load, run_id)
+        except NotFound:
+            return False
+        return True
+
+    async def get(self, run_id: str) -> dict[str, Any]:
+        """How a run stands. Raises NotFound."""
+        live = self._live.get(run_id)
+        if live is not None:
+            return live.run.view()
+        stored = await asyncio.to_thread(self._store.load, run_id)
+        if stored.view is not None:
+            return dict(stored.view)
+        run = self._put_together(stored)
+        run.handle(RunBegun(at=stored.row.created_at))
+        return run.view()
+
+    async def result(self, run_id: str) -> dict[str, Any]:
+        """Wait for a run's end; how it stands then. Raises NotFound."""
+        async for _ in self.events(run_id):
+            pass
+        return await self.get(run_id)
+
+    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """A run's events with a greater `seq`, those of the past and those to come; ends with the run. Raises NotFound."""
+        live = self._live.get(run_id)
+        if live is None:
+            stored = await asyncio.to_thread(self._store.load, run_id)
+            for event in stored.events:
+                if event["seq"] > after:
+                    yield dict(event)
+            return
+        at = next((n for n, event in enumerate(live.events) if event["seq"] > after), len(live.events))
+        while True:
+            while at < len(live.events):
+                yield dict(live.events[at])
+                at += 1
+            async with live.changed:
+                if at < len(live.events):
+                    continue
+                if live.ended:
+                    if live.trouble is not None:
+                        raise live.trouble
+                    return
+                await live.changed.wait()
+
+    async def cancel(self, run_id: str) -> dict[str, Any]:
+        """End a run; one that has ended stays as it is. Raises NotFound."""
+        live = self._live.get(run_id)
+        if live is None:
+            stored = await asyncio.to_thread(self._store.load, run_id)
+            if stored.status is not RunStatus.RUNNING:
+                return await self.get(run_id)
+            live = self._drive(stored)
+        live.inbox.put_nowait(RunCancelled(at=self._clock.now()))
+        return await self.result(run_id)
+
+    async def resume(self, run_id: str) -> dict[str, Any]:
+        """Go on with a run that failed, was cancelled or was left; what is done is not done again. Raises NotFound."""
+        if run_id in self._live:
+            return await self.get(run_id)
+        stored = await asyncio.to_thread(self._store.load, run_id)
+        if stored.status is RunStatus.DONE:
+            return await self.get(run_id)
+        await asyncio.to_thread(self._store.reopen, run_id)
+        self._drive(stored)
+        return await self.get(run_id)
+
+    async def runs(self, limit: int) -> list[dict[str, Any]]:
+        """The newest runs, without steps and outputs."""
+        return await asyncio.to_thread(self._store.runs, limit)
+
+    async def adopt(self) -> list[str]:
+        """Go on with all runs that have not ended; returns their ids."""
+        found = await asyncio.to_thread(self._store.running)
+        for run_id in found:
+            if run_id in self._live:
+                continue
+            try:
+                self._drive(await asyncio.to_thread(self._store.load, run_id))
+            except ShoalError as error:
+                log.error("the run %s cannot go on: %s", run_id, error)
+        return found
+
+    async def close(self) -> None:
+        """Leave all runs where they stand."""
+        tasks = [live.task for live in self._live.values() if live.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- driving
+
+    def _put_together(self, stored: StoredRun) -> PlanRun:
+        row = stored.row
+        return PlanRun(
+            row.id,
+            row.plan,
+            row.input,
+            label=row.label,
+            catalogue=self._performer.catalogue(),
+            created_at=row.created_at,
+            saved=stored.parts,
+            told={(e["type"], e.get("step", "")) for e in stored.events if e["type"] in _ONCE},
+            seq=max((e["seq"] for e in stored.events), default=0),
+        )
+
+    def _drive(self, stored: StoredRun) -> _Live:
+        live = _Live(run=self._put_together(stored), caller=stored.row.caller, events=list(stored.events))
+        self._live[stored.row.id] = live
+        live.task = asyncio.get_running_loop().create_task(self._go(live))
+        return live
+
+    async def _go(self, live: _Live) -> None:
+        try:
+            events: list[Event] = [RunBegun(at=self._clock.now())]
+            while True:
+                commands = [command for event in events for command in live.run.handle(event)]
+                await self._carry_out(live, commands)
+                if live.run.over:
+                    return
+                events = [await live.inbox.get()]
+                while not live.inbox.empty():
+                    events.append(live.inbox.get_nowait())
+        except ShoalError as error:
+            log.error("the run %s is left where it stands: %s", live.run.run_id, error)
+            live.trouble = error
+        except Exception as error:
+            log.exception("a fault over the run %s", live.run.run_id)
+            live.trouble = SiteError(f"A fault over the run: {error!r}.", remedy="The site's log says more.")
+        finally:
+            for task in list(live.parts.values()):
+                task.cancel()
+            self._live.pop(live.run.run_id, None)
+            asyncio.get_running_loop().call_soon(self._wake, live)
+
+    def _wake(self, live: _Live) -> None:
+        self._waking = asyncio.get_running_loop().create_task(_notify(live))
+
+    async def _carry_out(self, live: _Live, commands: Sequence[Command]) -> None:
+        keeps = [command for command in commands if isinstance(command, Keep)]
+        if keeps:
+            await self._keep(live, keeps)
+            live.events += [event for keep in keeps for event in keep.events]
+            if not live.run.over:
+                await _notify(live)
+        for command in commands:
+            if isinstance(command, StopParts):
+                for key in [key for key in live.parts if key[0] in command.steps]:
+                    live.parts.pop(key).cancel()
+            elif isinstance(command, Perform):
+                task = asyncio.get_running_loop().create_task(self._perform(live, command))
+                live.parts[command.step, command.part] = task
+
+    async def _keep(self, live: _Live, keeps: Sequence[Keep]) -> None:
+        view = live.run.view() if live.run.over else None
+        for attempt in range(1, _KEEP_ATTEMPTS + 1):
+            try:
+                await asyncio.to_thread(self._store.keep, live.run.run_id, keeps, view)
+                return
+            except SiteError:
+                if attempt == _KEEP_ATTEMPTS:
+                    raise
+                await asyncio.sleep(_KEEP_WAIT_S)
+
+    async def _perform(self, live: _Live, command: Perform) -> None:
+        if command.delay_s:
+            await asyncio.sleep(command.delay_s)
+        step, part = command.step, command.part
+        try:
+            async with self._room:
+                performed = await self._ask(live, command)
+        except ShoalError as error:
+            fault = Fault(code=error.code, message=str(error), may_pass=isinstance(error, _MAY_PASS))
+            self._say(live, PartFailed(step=step, part=part, fault=fault, at=self._clock.now()))
+        except Exception:
+            log.exception("a fault over %s of the run %s", step, live.run.run_id)
+            fault = Fault(code="internal_error", message="Shoal failed over this step; its log says why.")
+            self._say(live, PartFailed(step=step, part=part, fault=fault, at=self._clock.now()))
+        else:
+            self._say(live, PartPerformed(step=step, part=part, performed=performed, at=self._clock.now()))
+
+    def _say(self, live: _Live, event: PartPerformed | PartFailed) -> None:
+        live.parts.pop((event.step, event.part), None)
+        live.inbox.put_nowait(event)
+
+    async def _ask(self, live: _Live, command: Perform) -> Performed:
+        """Within the step's time, whatever the performer does."""
+        limit = command.deadline_s
+        try:
+            async with asyncio.timeout(limit):
+                if command.tool:
+                    return await self._performer.call_tool(
+                        command.tool,
+                        command.payload,
+                        privacy=command.label,
+                        tier=command.tier,
+                        deadline_s=limit,
+                    )
+                return await self._performer.ask(
+                    command.payload,
+                    privacy=command.label,
+                    tier=command.tier,
+                    step=command.step,
+                    run_id=live.run.run_id,
+                    caller=live.caller,
+                    deadline_s=limit,
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The step {command.step} was not done within {limit:g} s.",
+                remedy="Give it more `timeout_s`.",
+            ) from None
+
+
+async def _notify(live: _Live) -> None:
+    async with live.changed:
+        live.changed.notify_all()
