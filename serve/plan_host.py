@@ -12,28 +12,26 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 
-from shoal.agents.feedback.feedback_actor import FEEDBACK_NAME
 from shoal.agents.plans.plan import Plan, parse_plan
 from shoal.agents.plans.runner import PlanRunner
 from shoal.agents.plans.store import SqlRuns
 from shoal.agents.plans.tools import load_tool
-from shoal.agents.registry.database import Database
 from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.router_actor import NAMESPACE
+from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.snapshot import Snapshot
+from shoal.agents.traces.chat import Privacy
 from shoal.config import Config
-from shoal.errors import ConfigError, DeadlineExceeded, NotFound, ShoalError
+from shoal.errors import ConfigError, NotFound, ShoalError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
-from shoal.serve.auth import LOCAL_CALLER
+from shoal.serve.call import LOCAL_CALLER
 from shoal.serve.plan_performer import OwnTool, ServicePerformer
 from shoal.serve.ports import Observation
 from shoal.serve.ray_tools import RayTools
@@ -43,7 +41,8 @@ from shoal.serve.status import error_object, internal_error
 log = logging.getLogger("shoal.plans")
 
 _OBSERVE_DEADLINE_S = 2.0
-_START_TIMEOUT_S = 60.0
+#: events that one answer holds, at most
+_MOST_EVENTS = 1000
 #: states of a version in which a plan may name it
 _NAMED = (VersionState.SERVING, VersionState.CANARY)
 
@@ -83,7 +82,7 @@ def read_plans(config: Config) -> dict[str, Plan]:
 
 
 class PlanHost:
-    """Implements `PlanHosting` of the router actor. Its methods may be called from any thread."""
+    """Implements `PlanHosting` of the router actor."""
 
     def __init__(self, home: Home, config: Config) -> None:
         self._home = home
@@ -121,6 +120,7 @@ class PlanHost:
         self._loop.run_forever()
 
     async def _start(self) -> None:
+        clock = SystemClock()
         registry = SqlRegistry(self._home.database)
         keys = SqlKeys(registry)
         self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
@@ -136,11 +136,10 @@ class PlanHost:
         performer = ServicePerformer(
             self._site.service, read_tools(self._config), RayTools(), self._specialists
         )
-        store = SqlRuns(Database(self._home.database))
+        store = SqlRuns(registry.database)
         for plan in read_plans(self._config).values():
-            await asyncio.to_thread(store.put_plan, plan)
-        self._runner = PlanRunner(store=store, performer=performer, clock=SystemClock(), ids=new_trace_id)
-        self._store = store
+            store.put_plan(plan, at=clock.now())
+        self._runner = PlanRunner(store=store, performer=performer, clock=clock, ids=new_trace_id)
         self._questions = {
             "start": self._start_run,
             "events": self._events,
@@ -155,21 +154,22 @@ class PlanHost:
 
     def _follow(self) -> None:
         if self._update is not None:
-            self._site.follower.take_update(self._update)
+            update = self._update
+            self._site.follower.take(Snapshot.from_dict(update["snapshot"]), update["where"], update["token"])
 
     def _specialists(self) -> dict[str, str]:
         router = self._site.follower.router
         if router is None:
             return {}
         return {
-            route.name: route.description
+            route.name: f"a specialist for {route.output_kind} answers"
             for route in router.snapshot.routes
             if any(performer.state in _NAMED for performer in route.performers)
         }
 
     async def _observe(self, event: Observation) -> None:
         """Comparisons of the steps' calls; nobody gives feedback here."""
-        actor = await self._actors.get(FEEDBACK_NAME)
+        actor = await self._actors.get(ROUTER_NAME)
         observing = actor.observe.options(max_task_retries=0).remote([event.to_dict()])
         await asyncio.wait_for(observing, _OBSERVE_DEADLINE_S)
 
@@ -202,26 +202,51 @@ class PlanHost:
         caller: str,
         plan: Mapping[str, Any] | None,
     ) -> str:
-        try:
-            self._runner.get(run_id)
+        if await self._runner.knows(run_id):
             return run_id  # asked twice, because the first answer got lost
-        except NotFound:
-            pass
         what: str | Plan = name if plan is None else parse_plan(plan, source="plan")
         return await self._runner.start(what, input, privacy=privacy, caller=caller, run_id=run_id)
 
     async def _events(self, run_id: str, after: int, wait_s: float) -> dict[str, Any]:
-        """What there is after `after`, or what comes first within `wait_s`."""
+        """What there is after `after`, waiting up to `wait_s` for the first of it; `ended` where no more will come."""
         found: list[dict[str, Any]] = []
         events = self._runner.events(run_id, after=after)
+        waiting: asyncio.Future[dict[str, Any]] | None = None
+        deadline = self._loop.time() + wait_s
         try:
-            async with asyncio.timeout(wait_s):
-                async for event in events:
-                    found.append(event)
-                    if event["type"] in _ENDS:
-                        break
-                    if len(found) >= _MOST_EVENTS:
-                        break
-        except TimeoutError:
-            pass
-        return {"events": found, "ended": bool(found) and found[-1]["type"] in _ENDS}
+            while len(found) < _MOST_EVENTS:
+                waiting = asyncio.ensure_future(anext(events))
+                # once there is something to tell, only what is there already is waited for
+                left = 0.005 if found else max(0.0, deadline - self._loop.time())
+                done, _ = await asyncio.wait({waiting}, timeout=left)
+                if not done:
+                    return {"events": found, "ended": False}
+                found.append(waiting.result())
+        except StopAsyncIteration:
+            return {"events": found, "ended": True}
+        finally:
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+            await events.aclose()
+        return {"events": found, "ended": False}
+
+    async def _get(self, run_id: str) -> dict[str, Any]:
+        return await self._runner.get(run_id)
+
+    async def _cancel(self, run_id: str) -> dict[str, Any]:
+        return await self._runner.cancel(run_id)
+
+    async def _resume(self, run_id: str) -> dict[str, Any]:
+        return await self._runner.resume(run_id)
+
+    async def _runs(self, limit: int) -> list[dict[str, Any]]:
+        return await self._runner.runs(limit)
+
+    async def _names(self) -> list[str]:
+        return await self._runner.names()
+
+
+async def _nothing_newer(token: str, wait_s: float) -> Mapping[str, Any] | None:
+    """The host is told of updates; it never asks for one."""
+    return None

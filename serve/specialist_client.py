@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from shoal.agents.ports import Clock, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import DeadlineExceeded, SpecialistUnavailable
+from shoal.serve.ports import Place
 
 log = logging.getLogger("shoal.serve")
 
@@ -115,6 +116,7 @@ class RemoteSpecialists:
     Args:
         handle: makes the way to an application, by its name.
         where: the newest version key -> application's name.
+        places: application's name -> where its replicas are.
     """
 
     def __init__(
@@ -122,9 +124,11 @@ class RemoteSpecialists:
         handle: Callable[[str], HostHandle],
         where: Callable[[], Mapping[str, str]],
         clock: Clock,
+        places: Callable[[], Mapping[str, Place]] = dict,
     ) -> None:
         self._handle = handle
         self._where = where
+        self._places = places
         self._clock = clock
         self._gates: dict[str, Gate] = {}
 
@@ -141,7 +145,11 @@ class RemoteSpecialists:
         if "error" in said:
             raise SpecialistUnavailable(str(said["error"]), remedy=_REMEDY)
         return SpecialistAnswer(
-            content=said["content"], confidence=float(said["confidence"]), reason=str(said["reason"])
+            content=said["content"],
+            confidence=float(said["confidence"]),
+            reason=str(said["reason"]),
+            node=str(said.get("node", "")),
+            tier=str(said.get("tier", "")),
         )
 
     async def _ask(
@@ -168,6 +176,10 @@ class RemoteSpecialists:
             gate.waiting.discard(call)
         gate.answered_at = self._clock.monotonic()
         return said
+
+    def place_of(self, version_key: str) -> Place:
+        """Where the application that holds the version is placed; unknown where nobody said."""
+        return self._places().get(self._where().get(version_key, ""), Place())
 
     def expect(self, applications: Iterable[str]) -> None:
         """Get to know these applications before the first call for them."""

@@ -261,7 +261,7 @@ class PlanRun:
             part.payload = {**part.payload, "model": "generalist"}
             self._performs.append(self._perform(state, event.part))
             return
-        fault = Fault(code="invalid_output", message=f"{who} gave what may not be used: {'; '.join(wrong)}")
+        fault = Fault(code="step_failed", message=f"{who} gave what may not be used: {'; '.join(wrong)}")
         self._part_failed(state.id, event.part, fault, event.at)
 
     def _take_saved(self, state: StepState, number: int, saved: SavedPart) -> None:
@@ -349,7 +349,7 @@ class PlanRun:
             return
         if wrong := breaks(output, self.plan.output):
             message = f"the result breaks the plan's schema: {wrong[0]}"
-            self._finish(RunStatus.FAILED, at, error={"code": "invalid_output", "message": message})
+            self._finish(RunStatus.FAILED, at, error={"code": "plan_failed", "message": message})
             return
         self.output = output
         self._finish(RunStatus.DONE, at)
