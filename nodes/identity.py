@@ -18,6 +18,10 @@ TIER_VARIABLE = "SHOAL_TIER"
 TIER_LABEL = "shoal-tier"
 #: key of the Ray node label that carries the node's name in its site
 NODE_LABEL = "shoal-node"
+#: key of the label of a node that is a further raylet on one machine, for trying things out
+SIMULATED_LABEL = "shoal-simulated"
+#: name of the node with the data folder, on a site's own Ray
+HEAD_NAME = "head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,26 +61,30 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
 
     _quiet()
     if starting is not None:
-        from shoal.serve.ray_local import finish_ray
+        from shoal.serve.ray_local import finish_ray, start_nodes
 
         finish_ray(starting, home.logs / "ray-start.log", dashboard=job["ray"]["dashboard"])
+        if _local_ray(job).further_nodes():
+            say("step", "starting simulated nodes")
+            start_nodes(_local_ray(job), os.environ, home.logs)
     say("step", "connecting to Ray")
     _connect(ray, job["address"])
     pin = {} if local else _pin(ray)
     warnings = [] if local else _check_cluster(ray)
 
     from shoal.agents.routing.router_actor import start_router
-    from shoal.serve.deployer import ServeDeployer
     from shoal.serve.gateway import gateway_application
     from shoal.serve.plan_host import PlanHost, read_plans, read_tools
+    from shoal.serve.remote_deployer import make_deployer, start_site_placement
 
     read_tools(config), read_plans(config)  # what is wrong there is said before anything starts
 
-    say("step", "starting the router actor and Ray Serve")
+    say("step", "starting the actors and Ray Serve")
+    start_site_placement(home, config, pin=pin)
     start_router(
         home,
         config,
-        functools.partial(ServeDeployer, home.models, config.placement, pin=pin),
+        functools.partial(make_deployer, home, config),
         functools.partial(PlanHost, home, config),
         pin=pin,
     )
@@ -107,12 +111,14 @@ def leave(job: Mapping[str, Any]) -> dict[str, Any]:
     from ray import serve
 
     from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
+    from shoal.cluster.placement_actor import PLACEMENT_NAME
     from shoal.serve.placing import PREFIX
 
     _quiet()
     _connect(ray, job["address"])
-    with contextlib.suppress(ValueError):  # it is gone already
-        ray.kill(ray.get_actor(ROUTER_NAME, namespace=NAMESPACE))
+    for name in (ROUTER_NAME, PLACEMENT_NAME, *_monitors(ray)):
+        with contextlib.suppress(ValueError):  # it is gone already
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE))
     names = list(serve.status().applications) if _serve_runs(serve) else []
     if job["owns_serve"] and all(name.startswith(PREFIX) for name in names):
         serve.shutdown()  # ends all applications at once
@@ -123,11 +129,23 @@ def leave(job: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _monitors(ray: Any) -> list[str]:
+    from shoal.cluster.monitor import monitor_name
+
+    return [monitor_name(node["NodeID"]) for node in ray.nodes()]
+
+
 def _begin_local(job: Mapping[str, Any], home: Home) -> Any:
-    from shoal.serve.ray_local import LocalRay, SitePorts, begin_ray
+    from shoal.serve.ray_local import begin_ray
+
+    return begin_ray(_local_ray(job), os.environ, home.logs / "ray-start.log")
+
+
+def _local_ray(job: Mapping[str, Any]) -> Any:
+    from shoal.serve.ray_local import LocalRay, SitePorts
 
     raw = job["ray"]
-    local = LocalRay(
+    return LocalRay(
         **{
             **raw,
             "folder": Path(raw["folder"]),
@@ -135,7 +153,6 @@ def _begin_local(job: Mapping[str, Any], home: Home) -> Any:
             "ports": SitePorts(**raw["ports"]),
         }
     )
-    return begin_ray(local, os.environ, home.logs / "ray-start.log")
 
 
 def _quiet() -> None:

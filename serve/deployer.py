@@ -5,25 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 
-from shoal.agents.registry.records import Version
-from shoal.cluster.needs import Needs, actor_options
-from shoal.config import PlacementConfig
-from shoal.serve.placing import (
-    DEPLOYMENT,
-    GATEWAY_APPLICATION,
-    HOST_APPLICATION,
-    PREFIX,
-    default_needs,
-    folder_mb,
-    needs_of,
-    place,
-)
+from shoal.cluster.ports import Application, HeldReport
+from shoal.serve.placing import DEPLOYMENT, GATEWAY_APPLICATION, PREFIX
 from shoal.serve.specialist_host import SpecialistHost
 
 log = logging.getLogger("shoal.serve")
@@ -74,87 +61,53 @@ def specialist_application(name: str, versions: Sequence[Mapping[str, str]], opt
     return serve.RunTarget(target=deployment.bind(), name=name, route_prefix=None)
 
 
-class ServeDeployer:
-    """Implements `ReportingDeployer`. Use it in one event loop only.
+class ServeCarrier:
+    """Implements `Carrier` of `shoal.cluster.ports` over Ray Serve. Use it in one event loop only."""
 
-    Args:
-        pin: custom resources that every replica must ask for, to stay on the node of the model folders.
-    """
-
-    def __init__(
-        self, models: Path, placement: PlacementConfig, *, pin: Mapping[str, float] | None = None
-    ) -> None:
-        self._models = models
-        self._placement = placement
-        self._pin = dict(pin or {})
+    def __init__(self) -> None:
         self._handles: dict[str, ServeHandle] = {}
         #: application -> what it was last told to run; equal things are not told twice
-        self._told: dict[str, tuple[Any, ...]] = {}
-        self._where: dict[str, str] = {}
+        self._told: dict[str, Application] = {}
 
-    def addresses(self) -> dict[str, str]:
-        """Version key -> application, of what was last ensured."""
-        return dict(self._where)
-
-    async def ensure(self, versions: Sequence[Version]) -> None:
-        """Make exactly these versions loaded somewhere. Returns when Serve has been told; loading goes on.
+    async def carry_out(self, applications: Sequence[Application]) -> None:
+        """Make exactly these specialist applications run. Returns when Serve has been told; loading goes on.
 
         Raises:
             whatever Ray raises where Serve does not answer; call it again then.
         """
-        where = await asyncio.to_thread(place, versions, self._placement, self._models)
-        await asyncio.to_thread(self._deploy, versions, where)
-        self._where = where
+        await asyncio.to_thread(self._deploy, applications)
 
-    def _deploy(self, versions: Sequence[Version], where: Mapping[str, str]) -> None:
-        declared = [name for name in ray.cluster_resources() if not name.startswith("node:")]
+    def _deploy(self, applications: Sequence[Application]) -> None:
         running = {name for name in serve.status().applications if name.startswith(PREFIX)}
-        targets = []
-        for name in sorted({*where.values(), *(running & {HOST_APPLICATION})}):
-            held = [v for v in versions if where[v.key] == name]
-            specs = [{"key": v.key, "folder": str(self._models / v.folder), "sha256": v.sha256} for v in held]
-            options = self._options(name, held, declared)
-            told = (specs, options)
-            if name in running and self._told.get(name) == told:
-                continue
-            targets.append((name, told, specialist_application(name, specs, options)))
+        wanted = {application.name: application for application in applications}
+        targets = [
+            specialist_application(found.name, found.items, dict(found.options))
+            for found in applications
+            if found.name not in running or self._told.get(found.name) != found
+        ]
         if targets:
             serve.run_many(
-                [target for _, _, target in targets],
+                targets,
                 wait_for_ingress_deployment_creation=False,
                 wait_for_applications_running=False,
             )
-            self._told.update({name: told for name, told, _ in targets})
-        for name in running - set(where.values()) - {HOST_APPLICATION, GATEWAY_APPLICATION}:
+        for name in running - set(wanted) - {GATEWAY_APPLICATION}:
             serve.delete(name, _blocking=False)
-            self._told.pop(name, None)
             self._handles.pop(name, None)
+        self._told = wanted
 
-    def _options(self, name: str, held: Sequence[Version], declared: Sequence[str]) -> dict[str, Any]:
-        # the host's options must not depend on what it holds: a change of options restarts its replica
-        needs: Needs = default_needs(self._placement)
-        if name != HOST_APPLICATION:
-            needs = needs_of(held[0], self._placement, folder_mb(self._models / held[0].folder))
-        options = actor_options(needs, declared=declared)
-        if self._pin:
-            options["resources"] = {**options.get("resources", {}), **self._pin}
-        return options
+    async def reports(self, names: Sequence[str]) -> Mapping[str, HeldReport]:
+        """What those that answer say of themselves."""
+        found = await asyncio.gather(*(self._report(name) for name in names))
+        return {name: report for name, report in zip(names, found, strict=True) if report is not None}
 
-    async def loaded(self) -> frozenset[str]:
-        """Keys that answer now."""
-        return frozenset(key for report in await self._reports() for key in report["loaded"])
-
-    async def failures(self) -> dict[str, str]:
-        """Key -> why it can never be loaded as it is."""
-        return {key: report["failed"][key] for report in await self._reports() for key in report["corrupt"]}
-
-    async def _reports(self) -> list[Mapping[str, Any]]:
-        found = []
-        for name in sorted(set(self._where.values())):
+    async def _report(self, name: str) -> HeldReport | None:
+        try:
             if name not in self._handles:
                 self._handles[name] = ServeHandle(name)
-            try:
-                found.append(await asyncio.wait_for(self._handles[name].report(), _REPORT_DEADLINE_S))
-            except Exception as error:  # noqa: BLE001 - a replica that is starting or dead says nothing
-                log.debug("%s does not report: %r", name, error)
-        return found
+            said = await asyncio.wait_for(self._handles[name].report(), _REPORT_DEADLINE_S)
+        except Exception as error:  # noqa: BLE001 - a replica that is starting or dead says nothing
+            log.debug("%s does not report: %r", name, error)
+            return None
+        corrupt = {key: str(said["failed"][key]) for key in said["corrupt"]}
+        return HeldReport(loaded=tuple(said["loaded"]), corrupt=corrupt)

@@ -13,6 +13,7 @@ from typing import Any
 
 from shoal.agents.routing.router import Router
 from shoal.agents.routing.snapshot import Snapshot
+from shoal.serve.ports import Place
 
 log = logging.getLogger("shoal.serve")
 
@@ -41,6 +42,7 @@ class Follower:
         self._on_where = on_where
         self._router: Router | None = None
         self._where: Mapping[str, str] = {}
+        self._places: Mapping[str, Place] = {}
         self._token = ""
         self._task: asyncio.Task[None] | None = None
         #: why the actor does not answer; empty when it does
@@ -55,14 +57,31 @@ class Follower:
         """Version key -> application."""
         return self._where
 
-    def take(self, snapshot: Snapshot, where: Mapping[str, str], token: str = "") -> None:
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Application -> where its replicas run."""
+        return self._places
+
+    def take_update(self, update: Mapping[str, Any]) -> None:
+        """As `take`, with an update as it crosses processes."""
+        places = {name: Place(**place) for name, place in update["places"].items()}
+        self.take(Snapshot.from_dict(update["snapshot"]), update["where"], places, update["token"])
+
+    def take(
+        self,
+        snapshot: Snapshot,
+        where: Mapping[str, str],
+        places: Mapping[str, Place],
+        token: str = "",
+    ) -> None:
         """Decide on this from now on. An older epoch than the one at hand is ignored."""
         if self._router is not None and snapshot.epoch < self._router.snapshot.epoch:
             return
         if self._router is None or snapshot != self._router.snapshot:
             self._router = Router(snapshot)
-        # two assignments without an await between them: no call sees a half
+        # assignments without an await between them: no call sees a half
         self._where = dict(where)
+        self._places = dict(places)
         self._token = token
         self._on_where(set(where.values()))
 
@@ -75,7 +94,7 @@ class Follower:
                 update = await asyncio.wait_for(self._fetch(self._token, WAIT_S), WAIT_S + 5)
                 self.trouble = ""
                 if update is not None:
-                    self.take(Snapshot.from_dict(update["snapshot"]), update["where"], update["token"])
+                    self.take_update(update)
             except Exception as error:  # noqa: BLE001 - the actor is away in one of many ways; it comes back
                 self.trouble = f"the router actor does not answer: {type(error).__name__}"
                 log.debug("no update: %r", error)

@@ -17,9 +17,9 @@ import ray
 from ray import serve
 
 from shoal.agents.registry.keys import SqlKeys
+from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
-from shoal.agents.routing.router_state import versions_to_load
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 from shoal.config import Config
 from shoal.home import Home
@@ -28,8 +28,8 @@ from shoal.serve.auth import Authenticator, listens_beyond_loopback
 from shoal.serve.grpc_api import start_grpc
 from shoal.serve.http_api import build_app
 from shoal.serve.loopback import keep_to_loopback
-from shoal.serve.placing import GATEWAY_APPLICATION, place
-from shoal.serve.ports import FeedbackGiven, Observation
+from shoal.serve.placing import GATEWAY_APPLICATION, last_placement, on_data_node
+from shoal.serve.ports import FeedbackGiven, Observation, Place
 from shoal.serve.remote_plans import RemotePlans
 from shoal.serve.site_service import Actors, SiteService
 
@@ -128,18 +128,17 @@ class Gateway:
             raise
         return said
 
-    def _read_registry(self) -> tuple[Snapshot, dict[str, str]]:
+    def _read_registry(self) -> tuple[Snapshot, dict[str, str], dict[str, Place]]:
         """A first snapshot of one's own: a gateway answers whether or not the router actor lives."""
-        epoch = self._registry.epoch()
-        versions = self._registry.versions()
         snapshot = build_snapshot(
-            epoch=epoch,
+            epoch=self._registry.epoch(),
             tasks=self._registry.tasks(),
-            versions=versions,
+            versions=self._registry.versions(),
             canary_share=self._config.rollout.canary_share,
         )
-        loaded = versions_to_load(snapshot, versions)
-        return snapshot, place(loaded, self._config.placement, self._home.models)
+        placed = last_placement(SqlPlacements(self._registry.database))
+        places = {name: Place(**place) for name, place in placed["places"].items()}
+        return snapshot, placed["addresses"], places
 
 
 def gateway_application(home: Home, config: Config, *, pin: Mapping[str, float] | None = None) -> Any:
@@ -155,7 +154,7 @@ def gateway_application(home: Home, config: Config, *, pin: Mapping[str, float] 
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5,
-        ray_actor_options={"num_cpus": 0, **({"resources": dict(pin)} if pin else {})},
+        ray_actor_options={"num_cpus": 0, **(on_data_node(pin or {}))},
     )
     return serve.RunTarget(
         target=deployment.bind(str(home.root), config.model_dump(mode="json")),

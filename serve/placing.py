@@ -1,21 +1,18 @@
-"""Which application holds a version: the shared host, or one of its own. Pure but for the size of a folder.
-
-The rule depends on the version and the configuration alone, so that the deployer and a gateway that starts while the router actor is
-down come to the same answer.
-"""
+"""What a specialist version asks of a node. Pure but for the size of a folder; where it goes is `shoal.cluster.placement`'s."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from shoal.agents.registry.records import Version
 from shoal.cluster.needs import Needs, parse_needs
+from shoal.cluster.placement import Decision, Demand
+from shoal.cluster.ports import PlacementStore
 from shoal.config import PlacementConfig
+from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
 
-#: the application that small versions share
-HOST_APPLICATION = "shoal-host"
 GATEWAY_APPLICATION = "shoal-gateway"
 #: every application of a site starts with this
 PREFIX = "shoal-"
@@ -31,42 +28,63 @@ def folder_mb(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / (1 << 20)
 
 
-def default_needs(placement: PlacementConfig) -> Needs:
-    return Needs(
-        cpus=placement.cpus_per_replica,
-        gpus=placement.gpus_per_replica,
-        memory_mb=BASE_MEMORY_MB,
-        tier=placement.tier,
+def host_needs(placement: PlacementConfig) -> Needs:
+    """What a node's shared host asks for. It does not depend on what it holds: a change of options restarts its replica."""
+    return Needs(cpus=placement.cpus_per_replica, gpus=placement.gpus_per_replica, memory_mb=BASE_MEMORY_MB)
+
+
+def demand_of(version: Version, name: str, placement: PlacementConfig, size_mb: float) -> Demand:
+    """What a version asks for.
+
+    Small versions share a host unless they need more of a GPU than it has. Raises ConfigError where the version's card is wrong.
+    """
+    shared = host_needs(placement)
+    own = parse_needs(version.needs, Needs(cpus=shared.cpus, gpus=shared.gpus, tier=placement.tier))
+    if "memory_mb" not in version.needs:
+        own = Needs(cpus=own.cpus, gpus=own.gpus, memory_mb=BASE_MEMORY_MB + 2 * size_mb, tier=own.tier)
+    return Demand(
+        key=version.key,
+        name=name,
+        needs=own,
+        small=size_mb < placement.host_below_mb and own.gpus <= shared.gpus,
+        private=bool(version.needs.get("private")),
+        why_tier=str(version.needs.get("why_tier") or ""),
     )
 
 
-def needs_of(version: Version, placement: PlacementConfig, size_mb: float) -> Needs:
-    """What a replica of its own would ask for. Raises ConfigError where the version's card is wrong."""
-    default = default_needs(placement)
-    own = parse_needs(version.needs, default)
-    if "memory_mb" in version.needs:
-        return own
-    return Needs(cpus=own.cpus, gpus=own.gpus, memory_mb=BASE_MEMORY_MB + 2 * size_mb, tier=own.tier)
-
-
-def application_of(version: Version, placement: PlacementConfig, size_mb: float) -> str:
-    """The name of the application that holds the version.
-
-    Small versions share the host unless they need another tier, or more of a GPU, than it has.
-    """
-    own, shared = parse_needs(version.needs, default_needs(placement)), default_needs(placement)
-    if size_mb < placement.host_below_mb and own.gpus <= shared.gpus and own.tier in ("", shared.tier):
-        return HOST_APPLICATION
-    slug = re.sub(r"[^a-z0-9]+", "-", str(version.task_id).lower()).strip("-")[:80]
-    return f"{PREFIX}v-{slug}-{version.number}"
-
-
-def place(
+def demands_of(
     versions: Iterable[Version],
+    names: Mapping[str, str],
     placement: PlacementConfig,
     models: Path,
     *,
     size: Callable[[Path], float] = folder_mb,
-) -> dict[str, str]:
-    """Version key -> application."""
-    return {v.key: application_of(v, placement, size(models / v.folder)) for v in versions}
+) -> list[Demand]:
+    """Of all versions. `names`: task id -> its name."""
+    return [
+        demand_of(v, f"{names.get(v.task_id, v.task_id)}@{v.number}", placement, size(models / v.folder))
+        for v in versions
+    ]
+
+
+def items_of(versions: Iterable[Version], models: Path) -> dict[str, dict[str, str]]:
+    """What a host must be told to load each version: its key, folder and digest."""
+    return {v.key: {"key": v.key, "folder": str(models / v.folder), "sha256": v.sha256} for v in versions}
+
+
+def last_placement(store: PlacementStore) -> dict[str, Any]:
+    """What the placement actor last decided: `addresses` and `places`, as it says them itself; for whoever starts while it is away."""
+    body = store.read()
+    decision = Decision() if body is None else Decision.from_dict(body["decision"])
+    found = decision.assignments
+    return {
+        "addresses": {key: assignment.application for key, assignment in found.items()},
+        "places": {a.application: {"node": a.node, "tier": a.tier} for a in found.values()},
+        "loaded": [],
+        "corrupt": {},
+    }
+
+
+def on_data_node(pin: Mapping[str, float]) -> dict[str, Any]:
+    """Ray's actor options that keep an actor where the data folder is: a site's own Ray has it on its head."""
+    return {"resources": dict(pin)} if pin else {"label_selector": {NODE_LABEL: HEAD_NAME}}

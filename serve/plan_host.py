@@ -25,7 +25,6 @@ from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
-from shoal.agents.routing.snapshot import Snapshot
 from shoal.agents.traces.chat import Privacy
 from shoal.config import Config
 from shoal.errors import ConfigError, NotFound, ShoalError
@@ -154,8 +153,7 @@ class PlanHost:
 
     def _follow(self) -> None:
         if self._update is not None:
-            update = self._update
-            self._site.follower.take(Snapshot.from_dict(update["snapshot"]), update["where"], update["token"])
+            self._site.follower.take_update(self._update)
 
     def _specialists(self) -> dict[str, str]:
         router = self._site.follower.router

@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from shoal.cluster.needs import node_labels, node_resources
 from shoal.errors import SiteError
 from shoal.home import Home
+from shoal.nodes.identity import HEAD_NAME, NODE_LABEL, SIMULATED_LABEL, TIER_VARIABLE, TIERS
 from shoal.serve.processes import SITE_VARIABLE, free_ports
 
 #: MiB that Ray's object store may take; the site passes small messages only
@@ -62,8 +64,16 @@ class SitePorts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherNode:
+    """A simulated node: one more raylet on this machine."""
+
+    name: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRay:
-    """All that decides how the local Ray runs."""
+    """All that decides how the local Ray runs. `nodes`: how many of each tier, the head included."""
 
     site_id: str
     folder: Path
@@ -73,10 +83,19 @@ class LocalRay:
     memory_mb: int
     tier: str
     dashboard: bool = False
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.ports.gcs}"
+
+    def further_nodes(self) -> list[FurtherNode]:
+        """The nodes beside the head, as `nodes` counts them by tier; the head counts as one of its tier."""
+        found = []
+        for tier in TIERS:
+            count = self.nodes.get(tier, 0) - (1 if tier == self.tier else 0)
+            found += [FurtherNode(name=f"{tier}-{number}", tier=tier) for number in range(1, count + 1)]
+        return found
 
     @property
     def haproxy_folder(self) -> Path:
@@ -124,6 +143,11 @@ def site_environment(ray: LocalRay, base: Mapping[str, str]) -> dict[str, str]:
         # a replica that is told to stop need not wait half a minute for load balancers that are not there
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # a node that died is known to be dead after about three seconds instead of fourteen
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2000",
+        "RAY_health_check_failure_threshold": "3",
     }
     # a Ray that the caller is connected to must not leak into ours
     kept = {name: value for name, value in base.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
@@ -132,7 +156,7 @@ def site_environment(ray: LocalRay, base: Mapping[str, str]) -> dict[str, str]:
 
 def start_command(ray: LocalRay, python: str = sys.executable) -> list[str]:
     """The command that starts the head and returns."""
-    labels = ",".join(f"{key}={value}" for key, value in node_labels(ray.tier).items())
+    labels = _labels({**node_labels(ray.tier), NODE_LABEL: HEAD_NAME})
     command = [
         python,
         "-m",
@@ -156,6 +180,55 @@ def start_command(ray: LocalRay, python: str = sys.executable) -> list[str]:
     if ray.num_cpus is not None:
         command.append(f"--num-cpus={ray.num_cpus}")
     return command
+
+
+def node_job(ray: LocalRay, node: FurtherNode, ports: Sequence[int]) -> dict[str, Any]:
+    """What `simulated_node.py` is told. `ports`: three that nobody listens on."""
+    agent, metrics, environments = ports
+    return {
+        "gcs_address": ray.address,
+        "node_ip_address": "127.0.0.1",
+        "node_name": node.name,
+        "object_store_memory": _OBJECT_STORE_MB << 20,
+        "dashboard_agent_listen_port": agent,
+        "metrics_export_port": metrics,
+        "runtime_env_agent_port": environments,
+        "num_cpus": ray.num_cpus,
+        "num_gpus": 0,
+        "resources": node_resources(ray.memory_mb),
+        "labels": {**node_labels(node.tier), NODE_LABEL: node.name, SIMULATED_LABEL: "1"},
+    }
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def start_nodes(ray: LocalRay, environment: Mapping[str, str], logs: Path) -> None:
+    """Start the further nodes, and wait until each has joined. One after the other: two at once choose the same files.
+
+    Raises:
+        SiteError: one did not start; the end of its log is in the message.
+    """
+    nodes = ray.further_nodes()
+    ports = free_ports(3 * len(nodes)) if nodes else []
+    for number, node in enumerate(nodes):
+        log = logs / f"ray-node-{node.name}.log"
+        job = json.dumps(node_job(ray, node, ports[3 * number : 3 * number + 3]))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "shoal.serve.simulated_node"],
+                env={**environment, TIER_VARIABLE: node.tier},
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=ray.folder,
+            )
+        if process.stdin is not None:
+            with process.stdin as pipe:
+                pipe.write(job.encode())
+        finish_ray(process, log, dashboard=ray.dashboard)
 
 
 def haproxy_wrapper(ray: LocalRay, real: str) -> str:

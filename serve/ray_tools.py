@@ -13,9 +13,10 @@ from typing import Any
 import ray
 
 from shoal.errors import DeadlineExceeded, PrivacyViolation, ShoalError, StepFailed
-from shoal.nodes.identity import NODE_LABEL, TIER_LABEL
+from shoal.nodes.identity import TIER_LABEL
 from shoal.serve.plan_performer import OwnTool
 from shoal.serve.ports import Place
+from shoal.serve.specialist_host import this_place
 
 #: CPUs that a tool asks for: bounds how many run at once on a node
 TOOL_CPUS = 0.5
@@ -78,8 +79,8 @@ def _run(path: str, options: dict[str, Any], arguments: dict[str, Any]) -> dict[
     """In the worker on the chosen node. What the tool raises comes back as text: the actor needs none of its classes."""
     from shoal.agents.plans.tools import load_tool
 
-    labels = ray.get_runtime_context().get_node_labels()
-    where = {"node": str(labels.get(NODE_LABEL, "")), "tier": str(labels.get(TIER_LABEL, ""))}
+    place = this_place()
+    where = {"node": place.node, "tier": place.tier}
     try:
         return {**where, "output": load_tool(path).function(arguments, options)}
     except ShoalError as error:

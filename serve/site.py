@@ -23,9 +23,9 @@ from typing import Any
 import psutil
 
 from shoal.config import Config
-from shoal.errors import ConfigError, Conflict, SiteError
+from shoal.errors import ConfigError, Conflict, SiteError, UsageError
 from shoal.home import Home
-from shoal.nodes.identity import node_identity
+from shoal.nodes.identity import TIERS, node_identity
 from shoal.nodes.site_key import load_or_create_key
 from shoal.serve.probe import ANSWERS, READY, reachability, readiness
 from shoal.serve.processes import drain, end, find, marks, require_free_port, site_processes
@@ -42,6 +42,7 @@ from shoal.serve.site_record import SiteRecord, read_record, write_record
 _BRING_UP_TIMEOUT_S = 240
 _DRAIN_S = 1.5
 _STOP_GRACE_S = 0.4
+_MOST_NODES = 8
 
 Step = Callable[[str], None]
 
@@ -69,19 +70,24 @@ def start_site(
     *,
     address: str | None = None,
     dashboard: bool = False,
+    nodes: Mapping[str, int] | None = None,
     on_step: Step = _silent,
 ) -> Started:
     """Start the site of a data folder and wait until it answers.
 
     Args:
         address: a running Ray cluster to join; None for a Ray of its own.
+        nodes: how many nodes of each tier, for trying things out: further raylets on this machine, said to be simulated wherever they
+            show. This machine itself counts as one of its own tier.
         on_step: told what is being done, for people.
 
     Raises:
+        UsageError: `nodes` with an `address`, or no tier, or no count.
         SiteError: a port is in use, Ray does not start or the gateway does not get ready; nothing is left running then.
         Conflict: the site is up, with other settings.
         ConfigError: the generalist's key is not set, or a TLS file cannot be read.
     """
+    nodes = checked_nodes(nodes or {}, joins=address is not None)
     home.create()
     began = time.monotonic()
     with _only_one(home):
@@ -98,7 +104,7 @@ def start_site(
         _require_tls(config)
         _require_ports(config)
         load_or_create_key(home.key)
-        record, done = _plan_and_bring_up(home, config, address, dashboard, on_step)
+        record, done = _plan_and_bring_up(home, config, address, dashboard, nodes, on_step)
         record = replace(
             record,
             phase="up",
@@ -113,11 +119,16 @@ def start_site(
 
 
 def _plan_and_bring_up(
-    home: Home, config: Config, address: str | None, dashboard: bool, on_step: Step
+    home: Home,
+    config: Config,
+    address: str | None,
+    dashboard: bool,
+    nodes: Mapping[str, int],
+    on_step: Step,
 ) -> tuple[SiteRecord, Mapping[str, Any]]:
     """Bring the site up; once more, with other ports of its own, where another process took one in the meantime."""
     for last in (False, True):
-        record, local = _plan(home, config, address, dashboard)
+        record, local = _plan(home, config, address, dashboard, nodes)
         write_record(home.site, record)
         try:
             return record, _bring_up(home, config, record, local, on_step)
@@ -128,6 +139,24 @@ def _plan_and_bring_up(
         _require_ports(config)  # where it is one that clients use, this says so
         on_step("starting again: a port was taken meanwhile")
     raise AssertionError("unreachable")
+
+
+def checked_nodes(nodes: Mapping[str, int], *, joins: bool) -> dict[str, int]:
+    """How many nodes of each tier. Raises UsageError."""
+    if nodes and joins:
+        raise UsageError(
+            "--nodes simulates nodes on a Ray of the site's own, and --address joins one that is there.",
+            remedy="Leave one of them out.",
+            param="--nodes",
+        )
+    for tier, count in nodes.items():
+        if tier not in TIERS or not 0 <= count <= _MOST_NODES:
+            raise UsageError(
+                f"--nodes counts nodes of the tiers {', '.join(TIERS)}, at most {_MOST_NODES} of each, got {tier}={count}.",
+                remedy="For example --nodes cloud=1,edge=1,local=1.",
+                param="--nodes",
+            )
+    return dict(nodes)
 
 
 def lost_a_port(error: BaseException) -> bool:
@@ -209,7 +238,7 @@ def _require_ports(config: Config) -> None:
 
 
 def _plan(
-    home: Home, config: Config, address: str | None, dashboard: bool
+    home: Home, config: Config, address: str | None, dashboard: bool, nodes: Mapping[str, int]
 ) -> tuple[SiteRecord, LocalRay | None]:
     site_id = secrets.token_hex(8)
     local = None
@@ -223,6 +252,7 @@ def _plan(
             memory_mb=psutil.virtual_memory().total >> 20,
             tier=node_identity().tier,
             dashboard=dashboard,
+            nodes=dict(nodes),
         )
         write_haproxy_script(local)
     generalist = config.generalist
@@ -238,6 +268,7 @@ def _plan(
         generalist_url=None if generalist is None else generalist.base_url,
         generalist_model=None if generalist is None else generalist.model,
         started_at=time.time(),
+        nodes=() if local is None else tuple(node.name for node in local.further_nodes()),
     )
     return record, local
 
@@ -323,7 +354,7 @@ def _stop(home: Home, record: SiteRecord) -> None:
             _run(job, os.environ, home, _silent)
     else:
         _stop_local(record)
-    for path in (home.site, home.router_status, home.ray_token):
+    for path in (home.site, home.router_status, home.placement_status, home.feedback_status, home.ray_token):
         path.unlink(missing_ok=True)
 
 

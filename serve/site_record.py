@@ -28,6 +28,7 @@ class SiteRecord:
         address: of the Ray cluster's head, `host:port`.
         run_folder: private folder for sockets and Ray's session; short, because socket paths are.
         owns_serve: Ray Serve was started by us, and may be shut down by us.
+        nodes: names of the simulated nodes beside the head.
         processes: what `up` had started when it returned.
     """
 
@@ -43,6 +44,7 @@ class SiteRecord:
     generalist_model: str | None
     started_at: float
     owns_serve: bool = True
+    nodes: tuple[str, ...] = ()
     processes: tuple[ProcessMark, ...] = ()
 
     @property
@@ -63,7 +65,7 @@ class SiteRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> SiteRecord:
         fields = {name: data[name] for name in cls.__dataclass_fields__}
         return replace(
-            cls(**{**fields, "processes": ()}),
+            cls(**{**fields, "nodes": tuple(fields["nodes"]), "processes": ()}),
             processes=tuple(
                 ProcessMark(pid=int(p["pid"]), created=float(p["created"])) for p in fields["processes"]
             ),

@@ -31,6 +31,7 @@ from shoal.serve.ports import Observe, Plans
 from shoal.serve.service import ChatService
 from shoal.serve.settings import ServiceSettings
 from shoal.serve.specialist_client import RemoteSpecialists
+from shoal.serve.specialist_host import this_place
 
 #: how often the free room of the disk is looked up
 _ROOM_EVERY_S = 0.2
@@ -101,9 +102,12 @@ class SiteService:
             writer_id=writer,
             min_free_bytes=int(config.storage.min_free_mb * (1 << 20)),
         )
-        self._specialists = RemoteSpecialists(ServeHandle, lambda: self.follower.where, clock)
+        self._specialists = RemoteSpecialists(
+            ServeHandle, lambda: self.follower.where, clock, lambda: self.follower.places
+        )
         self.follower = Follower(fetch, self._specialists.expect)
         self._generalist = make_generalist(config)
+        here = this_place()
         identity = node_identity()
         self.service = ChatService(
             router=lambda: self.follower.router,
@@ -113,8 +117,8 @@ class SiteService:
             observe=observe,
             clock=clock,
             ids=new_trace_id,
-            node=identity.name,
-            tier=identity.tier,
+            node=here.node or identity.name,
+            tier=here.tier or identity.tier,
             settings=ServiceSettings.from_config(config),
             judge=SlotJudge(self._folder_of),
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,

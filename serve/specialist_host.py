@@ -18,7 +18,9 @@ from typing import Any
 from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
+from shoal.nodes.identity import NODE_LABEL, TIER_LABEL
 from shoal.serve.batching import Batcher
+from shoal.serve.ports import Place
 from shoal.serve.specialist_client import this_machine
 
 log = logging.getLogger("shoal.serve")
@@ -31,6 +33,16 @@ _RETRY_S = 5.0
 Loader = Callable[[Path, str], Engine]
 
 
+def this_place() -> Place:
+    """The Ray node that this process runs on, as its labels say; unknown outside Ray."""
+    import ray
+
+    if not ray.is_initialized():
+        return Place()
+    labels = ray.get_runtime_context().get_node_labels()
+    return Place(node=str(labels.get(NODE_LABEL, "")), tier=str(labels.get(TIER_LABEL, "")))
+
+
 def _load(folder: Path, sha256: str) -> Engine:
     from shoal.serve.engines import load
 
@@ -40,11 +52,12 @@ def _load(folder: Path, sha256: str) -> Engine:
 class SpecialistHost:
     """Holds versions by key. Every method is called in the replica's event loop."""
 
-    def __init__(self, load: Loader = _load) -> None:
+    def __init__(self, load: Loader = _load, place: Place | None = None) -> None:
         from shoal.serve.loopback import keep_to_loopback
 
         keep_to_loopback()
         self._load = load
+        self._place = this_place() if place is None else place
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="specialist")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
         #: what should be loaded: key -> (folder, sha256)
@@ -76,7 +89,13 @@ class SpecialistHost:
         except Exception as error:
             log.exception("%s failed over a request", key)
             return {"error": f"{key} failed: {error!r}"}
-        return {"content": said.content, "confidence": said.confidence, "reason": said.reason}
+        return {
+            "content": said.content,
+            "confidence": said.confidence,
+            "reason": said.reason,
+            "node": self._place.node,
+            "tier": self._place.tier,
+        }
 
     async def report(self) -> dict[str, Any]:
         """`loaded`: keys; `failed`: key -> why; `corrupt`: those of them for which trying again is no use."""

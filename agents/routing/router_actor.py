@@ -23,6 +23,7 @@ from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update, comparison_of
 from shoal.config import Config
 from shoal.home import Home
+from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
 from shoal.nodes.spool import SystemClock
 
 log = logging.getLogger("shoal.router")
@@ -189,4 +190,6 @@ def start_router(
         max_task_retries=-1,
         max_concurrency=256,
         resources=dict(pin or {}) or None,
+        # on the node of the data folder: a site's own Ray has it on its head
+        label_selector=None if pin else {NODE_LABEL: HEAD_NAME},
     ).remote(str(home.root), config.model_dump(mode="json"), deployer, plans)

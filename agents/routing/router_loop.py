@@ -58,6 +58,10 @@ class ReportingDeployer(Deployer, Protocol):
         """Version key -> where it is asked; opaque to this room."""
         ...
 
+    def places(self) -> Mapping[str, Mapping[str, str]]:
+        """An address -> the `node` and `tier` of what is asked there."""
+        ...
+
     async def loaded(self) -> frozenset[str]:
         """Keys that answer now."""
         ...
@@ -73,15 +77,27 @@ class Update:
 
     snapshot: Mapping[str, Any]
     where: Mapping[str, str]
+    places: Mapping[str, Mapping[str, str]]
     token: str
 
     @classmethod
-    def of(cls, snapshot: Mapping[str, Any], where: Mapping[str, str]) -> Update:
-        text = json.dumps([snapshot, where], sort_keys=True)
-        return cls(snapshot=snapshot, where=where, token=hashlib.sha256(text.encode()).hexdigest()[:16])
+    def of(
+        cls,
+        snapshot: Mapping[str, Any],
+        where: Mapping[str, str],
+        places: Mapping[str, Mapping[str, str]],
+    ) -> Update:
+        text = json.dumps([snapshot, where, places], sort_keys=True)
+        token = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return cls(snapshot=snapshot, where=where, places=places, token=token)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"snapshot": self.snapshot, "where": dict(self.where), "token": self.token}
+        return {
+            "snapshot": self.snapshot,
+            "where": dict(self.where),
+            "places": {name: dict(place) for name, place in self.places.items()},
+            "token": self.token,
+        }
 
 
 @dataclass
@@ -204,7 +220,7 @@ class RouterLoop:
 
     def _publish(self, snapshot: Mapping[str, Any]) -> None:
         with self._lock:
-            update = Update.of(snapshot, dict(self._deployer.addresses()))
+            update = Update.of(snapshot, dict(self._deployer.addresses()), dict(self._deployer.places()))
             if self._update is not None and update.token == self._update.token:
                 return
             self._update = update
@@ -235,9 +251,9 @@ class RouterLoop:
         if self._wanted_changed.is_set():
             self._wanted_changed.clear()
             await self._deployer.ensure(self._wanted or ())
-            if self._update is not None:
-                self._publish(self._update.snapshot)
         self.standing.loaded = sorted(await self._deployer.loaded())
+        if self._update is not None:
+            self._publish(self._update.snapshot)  # they may have been moved
         failures = dict(await self._deployer.failures())
         for key, reason in failures.items():
             if key not in self.standing.failed:

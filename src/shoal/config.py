@@ -94,6 +94,17 @@ class LearningConfig(_Section):
     seed: int = 0
 
 
+class PlacementWeights(_Section):
+    """How much each part of a node's score counts."""
+
+    #: a busy node
+    latency: float = Field(default=1.0, ge=0)
+    #: another node in use
+    energy: float = Field(default=1.0, ge=0)
+    #: a dear tier
+    cost: float = Field(default=1.0, ge=0)
+
+
 class PlacementConfig(_Section):
     #: CPUs that one specialist replica asks Ray for
     cpus_per_replica: float = Field(default=0.5, gt=0)
@@ -102,6 +113,7 @@ class PlacementConfig(_Section):
     tier: Literal["", "cloud", "edge", "local"] = ""
     #: specialists whose weights are smaller than this share one host
     host_below_mb: float = Field(default=64.0, ge=0)
+    weights: PlacementWeights = PlacementWeights()
 
 
 class ToolConfig(_Section):

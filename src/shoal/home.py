@@ -65,6 +65,16 @@ class Home:
         return self.root / "router.json"
 
     @property
+    def placement_status(self) -> Path:
+        """What the placement actor last said: nodes, demands, decision."""
+        return self.root / "placement.json"
+
+    @property
+    def feedback_status(self) -> Path:
+        """What the feedback actor last said of itself."""
+        return self.root / "feedback.json"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

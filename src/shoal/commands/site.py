@@ -65,6 +65,21 @@ def with_flags(
     return parse_config(data, source="command line")
 
 
+def read_nodes(text: str) -> dict[str, int]:
+    """`cloud=1,edge=1` as counts. Raises UsageError."""
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        tier, _, count = part.partition("=")
+        if not count.isdecimal():
+            raise UsageError(
+                f"--nodes wants TIER=N, got {part!r}.",
+                remedy="For example --nodes cloud=1,edge=1,local=1.",
+                param="--nodes",
+            )
+        found[tier.strip()] = int(count)
+    return found
+
+
 @contextmanager
 def _steps() -> Iterator[Any]:
     """Shows the step under way on a terminal; nothing elsewhere."""
@@ -93,6 +108,14 @@ def up(
         str | None,
         typer.Option("--address", metavar="RAY", help="Join this Ray cluster instead of starting one."),
     ] = None,
+    nodes: Annotated[
+        str,
+        typer.Option(
+            "--nodes",
+            metavar="TIER=N,...",
+            help="Simulate nodes on this machine, for trying things out: cloud=1,edge=1,local=1.",
+        ),
+    ] = "",
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Also start Ray's dashboard.")] = False,
     block: Annotated[bool, typer.Option("--block", help="Stay, and stop the site on Ctrl-C.")] = False,
     as_json: JsonOption = False,
@@ -108,7 +131,14 @@ def up(
         grpc_port=grpc_port,
     )
     with _steps() as on_step:
-        started = start_site(folder, settings, address=address, dashboard=dashboard, on_step=on_step)
+        started = start_site(
+            folder,
+            settings,
+            address=address,
+            dashboard=dashboard,
+            nodes=read_nodes(nodes),
+            on_step=on_step,
+        )
     for warning in started.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if as_json:
