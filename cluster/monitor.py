@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from shoal.nodes.telemetry import Gpu, Gpus, GpuState, Host, MachineTelemetry, Reading
+from shoal.nodes.telemetry import MachineTelemetry
 
 NAMESPACE = "shoal"
 
@@ -46,18 +45,4 @@ def start_monitor(node_id: str) -> Any:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False),
         )
         .remote()
-    )
-
-
-def read_reading(data: Mapping[str, Any]) -> Reading:
-    """A reading as it crosses processes."""
-    gpus = data["gpus"]
-    return Reading(
-        host=Host(**data["host"]),
-        gpus=Gpus(
-            state=GpuState(gpus["state"]),
-            devices=tuple(Gpu(**device) for device in gpus["devices"]),
-            reason=gpus["reason"],
-        ),
-        at=float(data["at"]),
     )

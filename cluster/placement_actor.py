@@ -18,11 +18,12 @@ from typing import Any, Final
 
 import ray
 
-from shoal.cluster.monitor import NAMESPACE, monitor_name, read_reading, start_monitor
+from shoal.cluster.monitor import NAMESPACE, monitor_name, start_monitor
 from shoal.cluster.needs import MEMORY_RESOURCE, Needs
 from shoal.cluster.placement import NodeState, Weights
 from shoal.cluster.placement_loop import PlacementLoop, read_demand
 from shoal.cluster.ports import Carrier, PlacementStore
+from shoal.cluster.reading import read_reading
 from shoal.nodes.identity import HEAD_NAME, NODE_LABEL, SIMULATED_LABEL, TIER_LABEL
 from shoal.nodes.telemetry import Reading
 

@@ -21,6 +21,7 @@ from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.cluster.placement_actor import PLACEMENT_NAME
 from shoal.config import Config
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
@@ -34,6 +35,7 @@ from shoal.serve.remote_plans import RemotePlans
 from shoal.serve.site_service import Actors, SiteService
 
 _OBSERVE_DEADLINE_S = 2.0
+_APPLY_DEADLINE_S = 20.0
 
 
 class Gateway:
@@ -80,7 +82,12 @@ class Gateway:
         )
 
     def __serve_build_asgi_app__(self) -> Any:
-        return build_app(self._site.service, self._auth, max_body_bytes=self._config.serve.max_body_bytes)
+        return build_app(
+            self._site.service,
+            self._auth,
+            max_body_bytes=self._config.serve.max_body_bytes,
+            apply=self._apply_placement,
+        )
 
     async def __del__(self) -> None:
         await self._grpc.stop()
@@ -126,6 +133,11 @@ class Gateway:
         except ray.exceptions.ActorDiedError:
             self._actors.forget(ROUTER_NAME)
             raise
+        return said
+
+    async def _apply_placement(self) -> Mapping[str, Any]:
+        actor = await self._actors.get(PLACEMENT_NAME)
+        said: Mapping[str, Any] = await asyncio.wait_for(actor.afresh.remote(), _APPLY_DEADLINE_S)
         return said
 
     def _read_registry(self) -> tuple[Snapshot, dict[str, str], dict[str, Place]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -43,7 +43,21 @@ log = logging.getLogger("shoal.serve")
 MAX_BODY_BYTES = 8 << 20
 
 
-def build_app(service: ChatService, auth: Authenticator, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+#: has placement decided anew, and says how it stands then
+Apply = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+async def _nothing_to_place() -> Mapping[str, Any]:
+    raise NotFound("There is no placement actor here.", remedy="Ask a site's gateway.")
+
+
+def build_app(
+    service: ChatService,
+    auth: Authenticator,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    apply: Apply = _nothing_to_place,
+) -> FastAPI:
     """The ASGI application of one gateway replica. Make it in the process that serves it."""
     app = FastAPI(
         title="Shoal",
@@ -53,13 +67,14 @@ def build_app(service: ChatService, auth: Authenticator, *, max_body_bytes: int 
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    api = _Api(service, auth, max_body_bytes)
+    api = _Api(service, auth, max_body_bytes, apply)
     plans = PlanRoutes(service, api.let_in, api.json)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], openapi_extra=openapi.CHAT)
     app.add_api_route("/v1/models", api.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", api.model, methods=["GET"])
     app.add_api_route("/v1/feedback", api.feedback, methods=["POST"], openapi_extra=openapi.FEEDBACK)
     plans.add_to(app)
+    app.add_api_route("/v1/placement/apply", api.apply_placement, methods=["POST"])
     app.add_api_route("/healthz", api.healthz, methods=["GET"])
     app.add_api_route("/readyz", api.readyz, methods=["GET"])
     app.add_api_route("/metrics", api.metrics, methods=["GET"])
@@ -70,7 +85,8 @@ def build_app(service: ChatService, auth: Authenticator, *, max_body_bytes: int 
 
 
 class _Api:
-    def __init__(self, service: ChatService, auth: Authenticator, max_body_bytes: int) -> None:
+    def __init__(self, service: ChatService, auth: Authenticator, max_body_bytes: int, apply: Apply) -> None:
+        self._apply = apply
         self._service = service
         self._auth = auth
         self._max_body_bytes = max_body_bytes
@@ -103,6 +119,11 @@ class _Api:
         said = read_feedback(await self.json(request))
         await self._service.feedback(said, caller)
         return JSONResponse({"trace_id": said.trace_id, "accepted": True})
+
+    async def apply_placement(self, request: Request) -> Response:
+        """Have placement decided anew; takes the scope `admin`."""
+        await self.let_in(request, "admin")
+        return Response(write_json(await self._apply()), media_type="application/json")
 
     async def healthz(self) -> Response:
         """The process lives."""

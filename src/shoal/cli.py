@@ -23,6 +23,9 @@ COMMANDS = {
     "specialists": ("shoal.commands.specialists", "Versions, their evidence and state."),
     "eval": ("shoal.commands.evaluate", "Put a log through today's router and specialists."),
     "explain": ("shoal.commands.explain", "What would happen to a request, and why."),
+    "plans": ("shoal.commands.plans", "Run plans, look at runs, continue one."),
+    "nodes": ("shoal.commands.nodes", "Machines with telemetry; the command that adds one."),
+    "placement": ("shoal.commands.placement", "Where specialists run, and why."),
     "keys": ("shoal.commands.keys", "API keys."),
     "report": ("shoal.commands.report", "One self-contained page of tasks and evidence."),
 }

@@ -266,7 +266,13 @@ async def test_a_model_that_is_not_there_is_not_found(way: Way, bench: Bench, mo
 async def test_models_list_what_may_be_asked_now(way: Way, bench: Bench) -> None:
     client = await way.client(bench)
     # the shadow of `mood` answers nobody yet
-    assert await client.models() == ["auto", "generalist", "fake-generalist", "specialist/triage", "agent/report"]
+    assert await client.models() == [
+        "auto",
+        "generalist",
+        "fake-generalist",
+        "specialist/triage",
+        "agent/report",
+    ]
 
 
 async def test_feedback_reaches_the_observer(way: Way, bench: Bench) -> None:
