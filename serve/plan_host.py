@@ -188,8 +188,8 @@ class PlanHost:
             return {"error": {**error_object(error), "code": error.code}}
         except Exception:
             log.exception("a fault over %s", what)
-            error = internal_error()
-            return {"error": {**error_object(error), "code": error.code}}
+            fault = internal_error()
+            return {"error": {**error_object(fault), "code": fault.code}}
 
     async def _start_run(
         self,

@@ -116,8 +116,11 @@ def _into(value: Any, key: str, reference: Reference) -> Any:
         return value[key]
     if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
         return value[int(key)]
-    kind = {dict: "an object without it", list: f"a list of {len(value) if isinstance(value, list) else 0}"}
-    what = kind.get(type(value), f"no object or list but {type(value).__name__}")
+    what = f"what is no object or list but {type(value).__name__}"
+    if isinstance(value, Mapping):
+        what = "an object without it"
+    elif isinstance(value, list):
+        what = f"a list of {len(value)}"
     raise StepFailed(
         f"{reference} leads nowhere: `{key}` is looked for in {what}.", remedy="Mend the reference."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,7 +183,7 @@ class PlanRunner:
             pass
         return await self.get(run_id)
 
-    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, run_id: str, *, after: int = 0) -> AsyncGenerator[dict[str, Any], None]:
         """A run's events with a greater `seq`, those of the past and those to come; ends with the run. Raises NotFound."""
         live = self._live.get(run_id)
         if live is None:

@@ -29,6 +29,7 @@ class Actor:
         self.update = {
             "snapshot": Snapshot(epoch=epoch).to_dict(),
             "where": dict(where or {}),
+            "places": {"a": {"node": "edge-1", "tier": "edge"}},
             "token": f"e{epoch}",
         }
 
@@ -75,16 +76,16 @@ async def test_while_the_actor_is_away_the_last_epoch_stays_and_then_it_is_asked
 
 async def test_an_older_epoch_never_replaces_a_newer_one() -> None:
     follower = Follower(Actor().fetch)
-    follower.take(Snapshot(epoch=5), {"t@1": "a"})
-    follower.take(Snapshot(epoch=4), {})
+    follower.take(Snapshot(epoch=5), {"t@1": "a"}, {})
+    follower.take(Snapshot(epoch=4), {}, {})
     assert follower.router is not None and follower.router.snapshot.epoch == 5
     assert follower.where == {"t@1": "a"}
 
 
 async def test_a_change_of_place_alone_keeps_the_router_that_is_at_hand() -> None:
     follower = Follower(Actor().fetch)
-    follower.take(Snapshot(epoch=5), {})
+    follower.take(Snapshot(epoch=5), {}, {})
     router = follower.router
-    follower.take(Snapshot(epoch=5), {"t@1": "a"})
+    follower.take(Snapshot(epoch=5), {"t@1": "a"}, {})
     assert follower.router is router
     assert follower.where == {"t@1": "a"}

@@ -155,7 +155,7 @@ def test_the_head_declares_its_memory_and_tier_and_listens_on_loopback() -> None
     command = start_command(RAY, python="python")
     assert "--node-ip-address=127.0.0.1" in command
     assert '--resources={"shoal_memory_mb": 4096.0}' in command
-    assert "--labels=shoal-tier=edge" in command
+    assert "--labels=shoal-tier=edge,shoal-node=head" in command
     assert "--num-cpus=2" in command
     assert not any(word.startswith("--num-cpus") for word in start_command(replace(RAY, num_cpus=None)))
 
