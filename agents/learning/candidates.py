@@ -14,6 +14,7 @@ from shoal.errors import DataError
 
 RECORD_CLASSIFIER = "record_classifier"
 CLASSIFIER = "classifier"
+FIELDS = "fields"
 MICRO_LM = "micro_lm"
 
 #: of a task's answers, at most this share may be function calls for a kind that gives none
@@ -61,13 +62,15 @@ def consider(kind: OutputKind, material: Material, *, min_calls: int) -> Prospec
         return _open(kind, material.examples, str(error))
     loss = OutputKind.JSON if kind == OutputKind.JSON else OutputKind.LABEL
     kinds = (RECORD_CLASSIFIER, CLASSIFIER) if holds_records(material.examples) else (CLASSIFIER,)
+    if loss == OutputKind.JSON:
+        kinds = (*kinds, FIELDS)
     return Prospect(kinds=kinds, loss=loss, answers=answers)
 
 
 def _open(kind: OutputKind, examples: Sequence[Example], why: str) -> Prospect:
     if kind == OutputKind.LABEL:
         return Prospect(kinds=(), loss=kind, reason=why)
-    return Prospect(kinds=(MICRO_LM,), loss=kind)
+    return Prospect(kinds=(FIELDS, MICRO_LM) if kind == OutputKind.JSON else (MICRO_LM,), loss=kind)
 
 
 def holds_records(examples: Sequence[Example]) -> bool:
@@ -87,6 +90,10 @@ def trainer_of(kind: str) -> Trainer:
         from shoal.agents.learning.classifier import train_classifier
 
         return train_classifier
+    if kind == FIELDS:
+        from shoal.agents.learning.fields import train_fields
+
+        return train_fields
     if kind == MICRO_LM:
         from shoal.agents.learning.micro_lm import train_micro_lm
 

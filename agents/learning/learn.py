@@ -16,7 +16,7 @@ from shoal.agents.learning.candidates import Prospect, Trainers, consider, train
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.specialise import Plan, Tools, inputs_digest, specialise
-from shoal.agents.learning.splits import CHOOSE_SHARE, calibration_share
+from shoal.agents.learning.splits import calibration_share, choose_share
 from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
@@ -210,7 +210,9 @@ class _Run:
             prospects[task.id] = prospect
             if task.excluded:
                 continue
-            held_out = int((CHOOSE_SHARE + calibration_share(material.calls)) * material.calls)
+            held_out = int(
+                (choose_share(material.calls) + calibration_share(material.calls)) * material.calls
+            )
             wishes += [
                 Wish(
                     task_id=task.id,

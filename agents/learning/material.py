@@ -15,7 +15,8 @@ from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import ConfigError, InvalidRequest
 
 _CAPTURED = "generalist/"
-_OWN = "specialist/"
+#: what the site answered by itself: a specialist, or the plan of an agent, whose steps are calls of their own
+_OWN = ("specialist/", "agent/")
 #: answers that were not finished teach nothing
 _UNFINISHED = ("length", "content_filter")
 
@@ -28,11 +29,15 @@ class Material:
         examples: calls with a text for an answer, in the order of the traces.
         calling: calls whose answer is a function call, its canonical form standing for the text.
         left_out: why calls were left out, with how many.
+        tier: where most of its calls wish to be answered; empty for anywhere.
+        private: some of its calls are `local-only`.
     """
 
     examples: Sequence[Example]
     calling: Sequence[Example]
     left_out: Mapping[str, int]
+    tier: str = ""
+    private: bool = False
 
     @property
     def calls(self) -> int:
@@ -87,6 +92,7 @@ def gather(traces: Iterable[Trace], assignment: Mapping[TraceId, TaskId | None])
     examples: dict[TaskId, list[Example]] = {}
     calling: dict[TaskId, list[Example]] = {}
     left_out: dict[TaskId, Counter[str]] = {}
+    private = {task_id for task_id, trace, _, _ in rows if trace.privacy == "local-only"}
     for task_id, trace, request, answer in rows:
         missing = left_out.setdefault(task_id, Counter())
         if reason := _unusable(answer):
@@ -99,9 +105,22 @@ def gather(traces: Iterable[Trace], assignment: Mapping[TraceId, TaskId | None])
         )
         (calling if answer.tool_calls else examples).setdefault(task_id, []).append(example)
     return {
-        task_id: Material(examples.get(task_id, ()), calling.get(task_id, ()), dict(left_out[task_id]))
+        task_id: Material(
+            examples.get(task_id, ()),
+            calling.get(task_id, ()),
+            dict(left_out[task_id]),
+            tier=_usual_tier([trace for row_task, trace, _, _ in rows if row_task == task_id]),
+            private=task_id in private,
+        )
         for task_id in left_out
     }
+
+
+def _usual_tier(traces: Sequence[Trace]) -> str:
+    """The tier that more than half of the calls wish for; empty where there is none."""
+    wishes = Counter(str(trace.tags.get("tier") or "") for trace in traces)
+    tier, count = wishes.most_common(1)[0]
+    return tier if 2 * count > len(traces) else ""
 
 
 def _unusable(answer: Answer | None) -> str:

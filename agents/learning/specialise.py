@@ -30,7 +30,7 @@ from shoal.errors import DataError
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 1
+PIPELINE = 2
 #: a candidate that could answer this share within the contract needs no costlier rival
 _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
@@ -89,7 +89,8 @@ def inputs_digest(
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
-    facts = [PIPELINE, str(task.output_kind), ids, alpha, delta, seed, limit_min]
+    where = [material.tier, material.private]
+    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -295,7 +296,9 @@ def _finish(
             "gpus": placement.gpus_per_replica,
             "memory_mb": round(_OWN_MEMORY_MB + 3 * size_mb, 1),
             "weights_mb": round(size_mb, 2),
-            "tier": placement.tier,
+            "tier": plan.material.tier or placement.tier,
+            "why_tier": "as most of its calls wish" if plan.material.tier else "",
+            "private": plan.material.private,
         },
         reason=verdict.reason,
         created_at=tools.now(),

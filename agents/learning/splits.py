@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from shoal.agents.learning.training import Example
 from shoal.agents.traces.chat import ChatRequest
 
-#: share of the calls that choose and gate
+#: share of the calls that choose and gate, where there are calls enough
 CHOOSE_SHARE = 0.1
+#: the gate wants so many calls to judge by, so small tasks give up a larger share
+_WANTED_CHOOSE = 20
+_MOST_CHOOSE = 0.2
 #: share of the calls that calibrate, where there are calls enough
 CALIBRATION_SHARE = 0.1
 #: fewer calibration calls than this prove little at alpha = 0.05, so small tasks give up a larger share
@@ -38,8 +41,15 @@ def calibration_share(count: int) -> float:
     return min(max(_WANTED_CALIBRATION / count, CALIBRATION_SHARE), _MOST_CALIBRATION)
 
 
+def choose_share(count: int) -> float:
+    """0.1 from 200 calls on; below that more, up to 0.2, so that some 20 calls choose and gate."""
+    if count <= 0:
+        return CHOOSE_SHARE
+    return min(max(_WANTED_CHOOSE / count, CHOOSE_SHARE), _MOST_CHOOSE)
+
+
 def split_examples(examples: Iterable[Example], *, seed: int) -> Split:
-    """Split by group: near 80/10/10, and near 60/10/30 where there are few calls.
+    """Split by group: near 80/10/10, near 60/10/30 where there are few calls, and near 50/20/30 where there are a hundred.
 
     Groups are ordered by a hash of seed and group id, then dealt to calibration, choosing and training in that order,
     so a log that grows moves only the groups near a border.
@@ -49,7 +59,7 @@ def split_examples(examples: Iterable[Example], *, seed: int) -> Split:
         groups.setdefault(example.group, []).append(example)
     count = sum(map(len, groups.values()))
     calibration_end = calibration_share(count) * count
-    choose_end = calibration_end + CHOOSE_SHARE * count
+    choose_end = calibration_end + choose_share(count) * count
     parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
     dealt = 0
     for group in sorted(groups, key=lambda g: _rank(seed, g)):
@@ -91,10 +101,11 @@ def unseen(examples: Iterable[Example], train: Iterable[Example]) -> list[Exampl
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A digest of which calls these are; the same calls in another order give the same one."""
+    """A digest of which calls these are, and how they were answered; the same in another order give the same one."""
     digest = hashlib.sha256()
-    for example_id in sorted(e.id for e in examples):
-        digest.update(example_id.encode() + b"\0")
+    for example in sorted(examples, key=lambda e: e.id):
+        answer = hashlib.sha256(example.content.encode("utf-8", "surrogatepass")).hexdigest()
+        digest.update(f"{example.id}\0{answer}\0".encode())
     return digest.hexdigest()
 
 

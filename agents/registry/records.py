@@ -57,13 +57,14 @@ class Version:
 
     Attributes:
         number: 1, 2, ... within its task.
-        kind: name of the engine that loads it: `classifier`, `record_classifier` or `micro_lm`.
+        kind: name of the engine that loads it: `classifier`, `record_classifier`, `fields` or `micro_lm`.
         folder: path of the model folder, relative to the home's models folder.
         sha256: digest of the folder's card, which itself lists the digest of each file.
         threshold: an answer with less confidence than this goes to the generalist; above 1 means never answer.
         alpha, delta: the contract that the threshold was set for.
         evidence: figures of the gate and the calibration.
-        needs: resources for serving: `cpus`, `gpus` (fraction), `memory_mb`, `tier` ("" for any).
+        needs: resources for serving: `cpus`, `gpus` (fraction), `memory_mb`, `tier` ("" for any) with `why_tier`, and `private` where
+            some of its task's calls are `local-only`.
     """
 
     task_id: TaskId

@@ -2,7 +2,7 @@
 
     python -m shoal.examples.sales_report.standin --port 8790 --seed 0 --latency-ms 120
 
-Owns the rules and templates by which it answers the sales-report assistant's two jobs. It is no language model and says so: in
+Owns the rules and templates by which it answers the sales-report assistant's three jobs. It is no language model and says so: in
 its model's name, in `/v1/models` and in each answer's `system_fingerprint`. Its latency is really waited; its price is only stated.
 Must not know Shoal: it imports nothing of it, so that nothing it does can leak into specialists or their evaluation.
 """
@@ -31,38 +31,106 @@ FINGERPRINT = "stand-in: fixed rules and templates, not a language model"
 PRICE_IN, PRICE_OUT = 2.50, 10.00
 
 CHANNELS = {"online": "online sales", "stores": "store sales", "partners": "partner sales"}
+#: growth from which on a channel gets more budget
+BUDGET_FROM = 20
 
-UP = (
-    "In the {region} region, revenue increased by {size}%, largely driven by {driver}.",
-    "Revenue in {region} grew {size}%, mainly thanks to {driver}.",
-    "{region} posted revenue growth of {size}%, with {driver} as the main driver.",
-    "Sales in the {region} region rose by {size}%, and {driver} contributed most.",
-    "Driven by {driver}, revenue in {region} climbed {size}%.",
-    "A {size}% rise in revenue was recorded in {region}, for the most part due to {driver}.",
-    "Thanks above all to {driver}, the {region} region lifted its revenue by {size}%.",
-    "With {driver} leading the way, {region} gained {size}% in revenue.",
-    "{region} saw its revenue go up by {size}%, and the main reason was {driver}.",
-    "Revenue was up {size}% in {region}, helped most by {driver}.",
-)
-DOWN = (
-    "In the {region} region, revenue decreased by {size}%, largely because of {driver}.",
-    "Revenue in {region} fell {size}%, mainly on account of {driver}.",
-    "{region} posted a revenue decline of {size}%, with {driver} as the main cause.",
-    "Sales in the {region} region dropped by {size}%, and {driver} weighed most.",
-    "Held back by {driver}, revenue in {region} shrank {size}%.",
-    "A {size}% fall in revenue was recorded in {region}, for the most part due to {driver}.",
-    "Because of {driver} above all, the {region} region lost {size}% of its revenue.",
-    "With {driver} as the chief burden, {region} slipped {size}% in revenue.",
-    "{region} saw its revenue go down by {size}%, and the main reason was {driver}.",
-    "Revenue was down {size}% in {region}, hurt most by {driver}.",
-)
-FLAT = "In the {region} region, revenue was flat at {size}%, with {driver} as the main influence."
+#: (tone, language) -> sentences for growth and for decline
+SENTENCES: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("formal", "English"): (
+        (
+            "Revenue for {name} increased by {size}%, driven mainly by {driver}.",
+            "For {name}, revenue rose by {size}%, largely on account of {driver}.",
+            "{name} recorded revenue growth of {size}%, to which {driver} contributed most.",
+        ),
+        (
+            "Revenue for {name} decreased by {size}%, mainly because of {driver}.",
+            "For {name}, revenue fell by {size}%, largely on account of {driver}.",
+            "{name} recorded a revenue decline of {size}%, for which {driver} was the main cause.",
+        ),
+    ),
+    ("casual", "English"): (
+        (
+            "Good news: {name} is up {size}%, mostly thanks to {driver}!",
+            "{name} went up {size}%, and {driver} did the trick.",
+            "We gained {size}% with {name}, cheers to {driver}!",
+        ),
+        (
+            "Ouch: {name} is down {size}%, mostly down to {driver}.",
+            "{name} dropped {size}%, and {driver} is to blame.",
+            "We lost {size}% with {name}, no thanks to {driver}.",
+        ),
+    ),
+    ("formal", "German"): (
+        (
+            "Für {name} stieg der Umsatz um {size} %, vor allem aufgrund von {driver}.",
+            "{name} verzeichnete ein Umsatzwachstum von {size} %, maßgeblich getragen von {driver}.",
+            "Der Umsatz für {name} erhöhte sich um {size} %; wesentlich war {driver}.",
+        ),
+        (
+            "Für {name} sank der Umsatz um {size} %, vor allem aufgrund von {driver}.",
+            "{name} verzeichnete einen Umsatzrückgang von {size} %, maßgeblich wegen {driver}.",
+            "Der Umsatz für {name} verringerte sich um {size} %; wesentlich war {driver}.",
+        ),
+    ),
+    ("casual", "German"): (
+        (
+            "Läuft bei {name}: {size} % plus, vor allem dank {driver}!",
+            "{name} hat {size} % zugelegt, {driver} sei Dank.",
+            "Stark: {size} % rauf bei {name}, und das liegt an {driver}.",
+        ),
+        (
+            "Autsch: {name} liegt {size} % im Minus, vor allem wegen {driver}.",
+            "{name} hat {size} % verloren, schuld ist {driver}.",
+            "Schade: {size} % runter bei {name}, und das liegt an {driver}.",
+        ),
+    ),
+}
 
-ONLY_TWO_JOBS = (
-    "(stand-in) I only know two jobs: choosing the driver and the recommended action for a JSON record of sales figures, "
-    "and writing a JSON record of region, growth and driver as a sentence. I am no language model; for anything else, "
+ONLY_THREE_JOBS = (
+    "(stand-in) I only know three jobs: writing a plan for a question about sales, choosing the driver and the recommended action "
+    "for a JSON record of sales figures, and writing a JSON record as a sentence. I am no language model; for anything else, "
     "name a real one with --generalist URL --model NAME."
 )
+
+_QUARTER = re.compile(r"\bQ([1-4]) (20\d\d)\b")
+_BY = re.compile(r"\bby (region|product)\b(?: (?:for|in) ([A-Z][A-Za-z]*(?: [A-Z][A-Za-z]*)*)(?=[ .,?]|$))?")
+
+
+def plan(question: str) -> dict[str, Any]:
+    """The plan that a question about sales asks for. Raises ValueError for other questions."""
+    by = _BY.search(question)
+    if by is None:
+        raise ValueError("no question about sales")
+    arguments: dict[str, Any] = {"period": _period(question), "by": by[1], "top": 5}
+    if by[2] is not None:
+        arguments["where"] = {"product" if by[1] == "region" else "region": by[2]}
+    low = question.lower()
+    tone = "casual" if "casual" in low else "formal"
+    language = "German" if "german" in low else "English"
+    record = {
+        "name": "$item.name",
+        "growth": "$item.growth",
+        "driver": "$insight.$index.driver",
+        "tone": tone,
+        "language": language,
+    }
+    return {
+        "steps": [
+            {"id": "data", "use": "tool/sales_figures", "input": arguments},
+            {"id": "insight", "use": "skill/analyse", "each": "$data.records", "input": "$item"},
+            {"id": "text", "use": "skill/write", "each": "$data.records", "input": record},
+        ],
+        "result": "$text",
+    }
+
+
+def _period(question: str) -> str:
+    if match := _QUARTER.search(question):
+        return f"{match[2]}-Q{match[1]}"
+    return next(
+        (said for said in ("last quarter", "this quarter", "last year", "this year") if said in question.lower()),
+        "last quarter",
+    )
 
 
 def analyse(record: Mapping[str, Any]) -> dict[str, str]:
@@ -80,7 +148,7 @@ def analyse(record: Mapping[str, Any]) -> dict[str, str]:
         return {"driver": "pricing", "action": "review the price list" if fell else "keep the new price"}
     if fell:
         action = "repair the channel"
-    elif growth >= 10:
+    elif growth >= BUDGET_FROM:
         action = "raise the channel budget"
     else:
         action = "keep the channel plan"
@@ -92,10 +160,11 @@ def write(record: Mapping[str, Any], seed: int) -> str:
     growth = record["growth"]
     if isinstance(growth, bool) or not isinstance(growth, int | float):
         raise TypeError("growth is no number")
-    templates = (FLAT,) if growth == 0 else UP if growth > 0 else DOWN
-    text = json.dumps([seed, record["region"], growth, record["driver"]])
+    up, down = SENTENCES[record["tone"], record["language"]]
+    templates = up if growth >= 0 else down
+    text = json.dumps([seed, record["name"], growth, record["driver"], record["tone"], record["language"]])
     index = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % len(templates)
-    return templates[index].format(region=record["region"], size=f"{abs(growth):g}", driver=record["driver"])
+    return templates[index].format(name=record["name"], size=f"{abs(growth):g}", driver=record["driver"])
 
 
 def reply(messages: Sequence[Mapping[str, Any]], seed: int) -> str:
@@ -103,16 +172,18 @@ def reply(messages: Sequence[Mapping[str, Any]], seed: int) -> str:
     system = " ".join(_text(m) for m in messages if m.get("role") in ("system", "developer")).lower()
     user = next((_text(m) for m in reversed(messages) if m.get("role") == "user"), "")
     try:
+        if "planner" in system:
+            return json.dumps(plan(user), ensure_ascii=False)
         record = json.loads(user)
         if not isinstance(record, dict):
-            return ONLY_TWO_JOBS
+            return ONLY_THREE_JOBS
         if "recommended action" in system:
             return json.dumps(analyse(record))
         if "sentence" in system:
             return write(record, seed)
     except (ValueError, KeyError, TypeError):
-        return ONLY_TWO_JOBS
-    return ONLY_TWO_JOBS
+        return ONLY_THREE_JOBS
+    return ONLY_THREE_JOBS
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -25,6 +25,10 @@ def load(folder: Path, sha256: str | None = None) -> Engine:
         from shoal.serve.engines.record_classifier import RecordClassifierEngine
 
         return RecordClassifierEngine.load(folder)
+    if kind == "fields":
+        from shoal.serve.engines.fields import FieldsEngine
+
+        return FieldsEngine.load(folder)
     if kind == "micro_lm":
         from shoal.serve.engines.micro_lm import MicroLmEngine
 

@@ -33,7 +33,7 @@ def test_closed_labels_from_text_are_for_the_classifier() -> None:
 def test_closed_answers_from_records_try_the_figures_first() -> None:
     answers = ['{"a": 1}', '{"a": 2}'] * 50
     prospect = consider(OutputKind.JSON, _material(RECORDS, answers), min_calls=50)
-    assert prospect.kinds == ("record_classifier", "classifier")
+    assert prospect.kinds == ("record_classifier", "classifier", "fields")
     assert prospect.loss == OutputKind.JSON
 
 
