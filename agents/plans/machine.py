@@ -279,6 +279,7 @@ class PlanRun:
         if state.step.use == PLANNER:
             steps, state.inner_result = read_body(values[0])
             state.inner = tuple(f"{state.id}.{step.id}" for step in steps)
+            state.planned = values[0]
             self._tell(at, "step_planned", state, output=values[0])
             self._add(f"{state.id}.", steps)
             return

@@ -171,6 +171,7 @@ class PartState:
             "trace_id": "" if done is None else done.trace_id,
             "cost_usd": None if done is None else done.cost_usd,
             "ms": round(1000 * (self.ended_at - self.started_at), 1) if self.ended_at else None,
+            "asked_generalist": self.asked_generalist,
         }
 
 
@@ -185,6 +186,7 @@ class StepState:
         left: parts that are not done yet.
         inner: ids of the steps that its planner wrote; None for a step that is no planner, or has no plan yet.
         inner_result: what the planner's plan gives, with references.
+        planned: that plan, as it was written.
     """
 
     id: str
@@ -199,6 +201,7 @@ class StepState:
     fault: Fault | None = None
     inner: tuple[str, ...] | None = None
     inner_result: Any = None
+    planned: Any = None
     started_at: float = 0.0
     ended_at: float = 0.0
 
@@ -242,6 +245,7 @@ class StepState:
             "cost_usd": sum(known) if known else None,
             "error": None if self.fault is None else self.fault.to_dict(),
             "output": self.output,
+            "planned": self.planned,
             "parts": [part.to_dict(number) for number, part in enumerate(self.parts)],
         }
 

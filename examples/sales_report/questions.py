@@ -26,7 +26,11 @@ _STYLES: Final = {
     ("formal", "English"): ("", " Formal English, please.", " It goes to the board."),
     ("casual", "English"): (" Keep it casual.", " A casual tone is fine.", " Casual, for the team chat."),
     ("formal", "German"): (" Write it in German.", " In German, for the board.", " Formal German, please."),
-    ("casual", "German"): (" Casual and in German, please.", " In German, and keep it casual.", " Casual German."),
+    ("casual", "German"): (
+        " Casual and in German, please.",
+        " In German, and keep it casual.",
+        " Casual German.",
+    ),
 }
 
 

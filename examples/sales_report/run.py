@@ -1,6 +1,6 @@
-"""The demo's story, start to end: a log of calls, learning, specialists that answer, and what came of it.
+"""The demo's story, start to end: questions to an agent, learning, specialists that do its steps, and what came of it.
 
-Owns the order of events, the stand-in's process and the site. Calls are made by `calls.py`, figures by `scoring.py`; what is said
+Owns the order of events, the stand-in's process and the site. Questions are put by `rounds.py`, figures made by `scoring.py`; what is said
 meanwhile and how learning is run are handed in. Cleans up after itself however it ends.
 """
 
@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,40 +25,76 @@ import yaml
 from shoal.agents.feedback.governance import promote_version
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.config import Config, GeneralistConfig, parse_config
+from shoal.agents.tasks.finder import find_tasks
+from shoal.agents.traces.compactor import compact
+from shoal.agents.traces.store import ParquetTraceStore
+from shoal.config import Config, ContractOverride, GeneralistConfig, parse_config
 from shoal.errors import SiteError
-from shoal.examples.sales_report.calls import (
+from shoal.examples.sales_report.agent import site_settings
+from shoal.examples.sales_report.database import build_database
+from shoal.examples.sales_report.rounds import (
     Scale,
     Teller,
+    ask_agent,
     ask_directly,
-    ask_site,
-    log_calls,
-    unseen_calls,
+    log_questions,
+    unseen_questions,
 )
-from shoal.examples.sales_report.scoring import Price, summary
+from shoal.examples.sales_report.scoring import parts_of, summary
 from shoal.home import Home
+from shoal.nodes.site_key import load_or_create_key
 from shoal.serve.client import AsyncClient
+from shoal.serve.nodes_status import read_placement
 from shoal.serve.report_evidence import read_reason
 from shoal.serve.site import start_site, stop_site
 
 _STANDIN_START_S = 30.0
 _LOAD_TIMEOUT_S = 90.0
 _POLL_S = 0.2
+#: the sales database, in the demo's data folder
+DATABASE = "sales.db"
+#: simulated on this machine, which is the local one
+NODES = {"cloud": 1, "edge": 1, "local": 1}
+#: at most so many of the planner's answers may be wrong
+PLANNING_ALPHA = 0.1
 _ASK_TIMEOUT_S = 5.0
 
 #: runs learning on a data folder as `shoal learn` does; returns its report
 Learn = Callable[[Home, Config], Mapping[str, Any]]
 
 
-def demo_config(generalist: GeneralistConfig, scale: Scale) -> Config:
+def demo_config(home: Home, generalist: GeneralistConfig, scale: Scale) -> Config:
     """The demo's configuration; ports are the usual ones where they are free."""
     http, grpc = choose_ports()
     data = {
         "generalist": generalist.model_dump(exclude_defaults=True),
-        "learning": {"seed": scale.seed},
+        "learning": {"seed": scale.seed, "min_calls": max(20, int(0.8 * scale.log_questions))},
         "serve": {"port": http, "grpc_port": grpc},
+        **site_settings(home.root / DATABASE),
     }
     return parse_config(data, source="the demo's configuration")
+
+
+def with_planning_contract(home: Home, config: Config) -> tuple[Config, str]:
+    """The configuration with a contract of its own for the planning task, and that task's name.
+
+    A hundred plans cannot prove that at most 5% are wrong: it takes 59 calibration calls, all right, and thirty are left for it.
+    """
+    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    compact(home, load_or_create_key(home.key), store)
+    traces = list(store.scan())
+    found = find_tasks(traces, known=(), seed=config.learning.seed, now=time.time())
+    names = {task.id: task.name for task in found.tasks}
+    counts: Counter[str] = Counter()
+    for trace in traces:
+        task_id = found.assignment.get(trace.id)
+        if trace.tags.get("step") == "plan" and task_id is not None:
+            counts[names[task_id]] += 1
+    if not counts:
+        return config, ""
+    [(name, _)] = counts.most_common(1)
+    contract = config.contract.model_copy(update={"tasks": {name: ContractOverride(alpha=PLANNING_ALPHA)}})
+    return config.model_copy(update={"contract": contract}), name
 
 
 def choose_ports() -> tuple[int, int]:
@@ -146,7 +182,7 @@ def run_demo(
     began = time.monotonic()
     seconds: dict[str, float] = {}
     home.create()
-    config = demo_config(generalist, scale)
+    config = demo_config(home, generalist, scale)
     write_config(home, config)
     says_of_itself = ask_of_itself(generalist)
 
@@ -156,14 +192,28 @@ def run_demo(
         yield
         seconds[name] = round(time.monotonic() - start, 1)
 
+    with timed("database"), teller.wait("making a sales database"):
+        sales = build_database(home.root / DATABASE, seed=scale.seed)
     try:
-        with timed("site"), teller.wait("starting a site") as told:
-            record = start_site(home, config, on_step=told).record
-        teller.say(f"The site answers on {record.url}/v1; at first the generalist gives every answer.")
-        calls = log_calls(scale)
+        with timed("site"), teller.wait("starting a site of three nodes") as told:
+            record = start_site(home, config, nodes=NODES, on_step=told).record
+        teller.say(
+            f"{sales:,} sales lie in a database. The site answers on {record.url}/v1; its nodes {', '.join(record.nodes)} are "
+            "simulated on this machine. At first the generalist writes every plan, analysis and sentence."
+        )
+        log = log_questions(scale)
+        timeout_s = generalist.timeout_s
         with timed("log"):
-            first = ask_site(record.url, generalist, calls, scale.log_concurrency, teller, "calls of the log")
+            first = ask_agent(
+                record.url, log, scale.log_concurrency, teller, "questions of the log", timeout_s
+            )
         with timed("learn"):
+            config, planning = with_planning_contract(home, config)
+            write_config(home, config)
+            if planning:
+                teller.say(
+                    f"A hundred plans cannot prove that at most 5% are wrong, so the contract of {planning} is {PLANNING_ALPHA:.0%}."
+                )
             if learn(home, config).get("interrupted"):
                 raise KeyboardInterrupt
         with timed("rollout"), teller.wait("loading the specialists") as told:
@@ -171,31 +221,43 @@ def run_demo(
             asyncio.run(_wait_loaded(home, record.url, promoted, told))
         names = ", ".join(name for name, _ in promoted) or "none"
         teller.say(f"Specialists that passed their gate and serve now: {names}.")
-        unseen = unseen_calls(scale, calls)
+        unseen = unseen_questions(scale, log)
         with timed("unseen"):
-            second = ask_site(
-                record.url, generalist, unseen, scale.unseen_concurrency, teller, "unseen calls"
+            second = ask_agent(
+                record.url, unseen, scale.unseen_concurrency, teller, "unseen questions", timeout_s
             )
         with timed("reference"):
-            direct = asyncio.run(ask_directly(generalist, unseen, scale.unseen_concurrency, teller))
+            asked = [part for run in second for part in parts_of(run)]
+            references = asyncio.run(ask_directly(generalist, asked, scale.log_concurrency, teller))
+        placement = _placement(home)
     finally:
         with timed("stop"), _undisturbed(), teller.wait("stopping the site"):
             stop_site(home)
     seconds["total"] = round(time.monotonic() - began, 1)
+    priced = generalist.price_in or generalist.price_out
+    stated = {"in": generalist.price_in, "out": generalist.price_out} if priced else None
     return summary(
-        generalist={"model": generalist.model, "base_url": generalist.base_url, **says_of_itself},
-        concurrency=(scale.log_concurrency, scale.unseen_concurrency, scale.unseen_concurrency),
+        generalist={
+            "model": generalist.model,
+            "base_url": generalist.base_url,
+            "stated_price_usd_per_million_tokens": stated,
+            **says_of_itself,
+        },
         first=first,
-        second=[
-            replace(row, reference=reference.answer) for row, reference in zip(second, direct, strict=True)
-        ],
-        direct=direct,
-        price=Price(generalist.price_in, generalist.price_out)
-        if generalist.price_in or generalist.price_out
-        else None,
+        second=second,
+        references=references,
+        concurrency=(scale.log_concurrency, scale.unseen_concurrency),
         specialists=[_specialist(name, version) for name, version in promoted],
+        placement=placement,
         seconds=seconds,
     )
+
+
+def _placement(home: Home) -> dict[str, Any] | None:
+    try:
+        return read_placement(home.placement_status)
+    except SiteError:
+        return None
 
 
 def ask_of_itself(generalist: GeneralistConfig) -> dict[str, Any]:

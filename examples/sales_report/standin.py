@@ -128,7 +128,11 @@ def _period(question: str) -> str:
     if match := _QUARTER.search(question):
         return f"{match[2]}-Q{match[1]}"
     return next(
-        (said for said in ("last quarter", "this quarter", "last year", "this year") if said in question.lower()),
+        (
+            said
+            for said in ("last quarter", "this quarter", "last year", "this year")
+            if said in question.lower()
+        ),
         "last quarter",
     )
 

@@ -167,8 +167,10 @@ def figures(
     column = 0 if by == "region" else 1
     cells: dict[tuple[str, str], dict[str, dict[bool, list[float]]]] = {}
     for quarter, region, product, channel, units, revenue, returned in sales:
-        sums = cells.setdefault((region, product), {}).setdefault(channel, {}).setdefault(
-            quarter in now, [0.0, 0.0, 0.0]
+        sums = (
+            cells.setdefault((region, product), {})
+            .setdefault(channel, {})
+            .setdefault(quarter in now, [0.0, 0.0, 0.0])
         )
         for place, amount in enumerate((units, revenue, returned)):
             sums[place] += amount
@@ -186,7 +188,10 @@ def figures(
 
 
 def _record(
-    name: str, members: Sequence[Mapping[str, Mapping[bool, Sequence[float]]]], days: Sequence[float], period: str
+    name: str,
+    members: Sequence[Mapping[str, Mapping[bool, Sequence[float]]]],
+    days: Sequence[float],
+    period: str,
 ) -> dict[str, Any] | None:
     nothing = (0.0, 0.0, 0.0)
     before = sum(c.get(False, nothing)[1] for member in members for c in member.values())
