@@ -1,7 +1,7 @@
-"""Runs tools as Ray tasks on the nodes where they may run. Implements `ToolCaller`; decides nothing but the selector.
+"""Runs tools on the nodes where they may run. Implements `ToolCaller`; decides nothing but the label selector.
 
-A tier is a wish: `label_selector` asks for it and `fallback_strategy` lets another node take the tool where there is none of
-that tier. That `local-only` data stays off cloud nodes is no wish, so it stands in the selector and in every fallback.
+A tier is a wish: `label_selector` asks for it and `fallback_strategy` lets another node take the tool where there is none of that
+tier. That `local-only` data stays off cloud nodes is no wish, so it stands in the selector and in every fallback.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 import ray
 
-from shoal.errors import DeadlineExceeded, PrivacyViolation, ShoalError, StepFailed
+from shoal.agents.routing.router_actor import NAMESPACE
+from shoal.errors import DeadlineExceeded, PrivacyViolation, SiteError, StepFailed
 from shoal.nodes.identity import TIER_LABEL
 from shoal.serve.plan_performer import OwnTool
 from shoal.serve.ports import Place
-from shoal.serve.specialist_host import this_place
+from shoal.serve.tool_host import ToolHost
 
-#: CPUs that a tool asks for: bounds how many run at once on a node
-TOOL_CPUS = 0.5
+#: begins the names of the actors
+PREFIX = "shoal-tools-"
+#: calls that one actor runs at once
+_AT_ONCE = 16
 
 
 def selectors(tier: str, *, keep_local: bool) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -33,60 +36,74 @@ def selectors(tier: str, *, keep_local: bool) -> tuple[dict[str, str], list[dict
     return {TIER_LABEL: tier}, [anywhere]
 
 
+def host_name(tier: str, *, keep_local: bool) -> str:
+    """The actor for a kind of place: calls that ask for the same share it."""
+    return f"{PREFIX}{tier or 'any'}{'-private' if keep_local else ''}"
+
+
 class RayTools:
     """Use it in one event loop."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, Any] = {}
 
     async def call(
         self, own: OwnTool, arguments: Mapping[str, Any], *, tier: str, keep_local: bool, deadline_s: float
     ) -> tuple[Any, Place]:
         """As `ToolCaller.call`."""
-        selector, further = selectors(tier, keep_local=keep_local)
         if keep_local and not await asyncio.to_thread(_has_private_node):
             raise PrivacyViolation(
                 "The data is `local-only`, and no node of the tiers edge or local is there to run the tool.",
                 remedy="Add one: shoal nodes join.",
             )
-        options: dict[str, Any] = {"num_cpus": TOOL_CPUS, "max_retries": 2}
-        if selector:
-            options["label_selector"] = selector
-        if further:
-            options["fallback_strategy"] = [{"label_selector": other} for other in further]
-        reference = ray.remote(_run).options(**options).remote(own.path, dict(own.options), dict(arguments))
+        name = host_name(tier, keep_local=keep_local)
+        if name not in self._hosts:
+            self._hosts[name] = await asyncio.to_thread(_start, name, tier, keep_local)
+        reference = self._hosts[name].call.remote(own.path, dict(own.options), dict(arguments))
         try:
-            said = await asyncio.wait_for(asyncio.wrap_future(reference.future()), deadline_s)
+            said = await asyncio.wait_for(reference, deadline_s)
         except TimeoutError:
-            ray.cancel(reference, force=True)
             raise DeadlineExceeded(
                 f"The tool {own.path} gave no answer within {deadline_s:g} s.",
-                remedy="Give the step more `timeout_s`, or look whether a node has CPUs left: shoal nodes ls.",
+                remedy="Give the step more `timeout_s`, or look whether a node has room: shoal nodes ls.",
             ) from None
-        except asyncio.CancelledError:
-            ray.cancel(reference, force=True)
-            raise
+        except ray.exceptions.ActorUnavailableError as error:
+            raise SiteError("The process that runs tools is being restarted.", remedy="Try again.") from error
+        except ray.exceptions.ActorDiedError as error:
+            self._hosts.pop(name, None)
+            raise SiteError("The process that runs tools died.", remedy="Try again.") from error
         except ray.exceptions.RayError as error:
             raise StepFailed(
                 f"The tool {own.path} did not run: {_last_line(error)}", remedy="See the site's logs."
             ) from error
-        place = Place(node=said["node"], tier=said["tier"])
         if "error" in said:
             raise StepFailed(
                 f"The tool {own.path} failed: {said['error']}", remedy="Check its arguments and options."
             )
-        return said["output"], place
+        return said["output"], Place(node=said["node"], tier=said["tier"])
 
 
-def _run(path: str, options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """In the worker on the chosen node. What the tool raises comes back as text: the actor needs none of its classes."""
-    from shoal.agents.plans.tools import load_tool
-
-    place = this_place()
-    where = {"node": place.node, "tier": place.tier}
-    try:
-        return {**where, "output": load_tool(path).function(arguments, options)}
-    except ShoalError as error:
-        return {**where, "error": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever an owner's function raises, it is the step's failure
-        return {**where, "error": f"{type(error).__name__}: {error}"}
+def _start(name: str, tier: str, keep_local: bool) -> Any:
+    """The actor of this name, made where there is none. Several tools share it, so it asks for no CPU of its own."""
+    selector, further = selectors(tier, keep_local=keep_local)
+    options: dict[str, Any] = {"label_selector": selector} if selector else {}
+    if further:
+        options["fallback_strategy"] = [{"label_selector": other} for other in further]
+    return (
+        ray.remote(ToolHost)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=_AT_ONCE,
+            **options,
+        )
+        .remote()
+    )
 
 
 def _has_private_node() -> bool:

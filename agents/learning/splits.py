@@ -23,6 +23,9 @@ CALIBRATION_SHARE = 0.1
 #: fewer calibration calls than this prove little at alpha = 0.05, so small tasks give up a larger share
 _WANTED_CALIBRATION = 200
 _MOST_CALIBRATION = 0.3
+#: below so many calls a tenth more calibrates, or nothing could be proved at all
+_FEW = 150
+_MOST_OF_FEW = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +38,11 @@ class Split:
 
 
 def calibration_share(count: int) -> float:
-    """0.1 from 2,000 calls on; below that more, up to 0.3, so that some 200 calls calibrate."""
+    """0.1 from 2,000 calls on; below that more, up to 0.3, so that some 200 calls calibrate; 0.4 of fewer than 150."""
     if count <= 0:
         return CALIBRATION_SHARE
-    return min(max(_WANTED_CALIBRATION / count, CALIBRATION_SHARE), _MOST_CALIBRATION)
+    most = _MOST_OF_FEW if count < _FEW else _MOST_CALIBRATION
+    return min(max(_WANTED_CALIBRATION / count, CALIBRATION_SHARE), most)
 
 
 def choose_share(count: int) -> float:
@@ -49,7 +53,7 @@ def choose_share(count: int) -> float:
 
 
 def split_examples(examples: Iterable[Example], *, seed: int) -> Split:
-    """Split by group: near 80/10/10, near 60/10/30 where there are few calls, and near 50/20/30 where there are a hundred.
+    """Split by group: near 80/10/10, near 60/10/30 where there are few calls, and near 40/20/40 where there are a hundred.
 
     Groups are ordered by a hash of seed and group id, then dealt to calibration, choosing and training in that order,
     so a log that grows moves only the groups near a border.

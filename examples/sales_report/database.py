@@ -48,7 +48,9 @@ QUARTERS: Final = tuple(f"{year}-Q{quarter}" for year in YEARS for quarter in (1
 _PRICES: Final = (89.0, 59.0, 129.0, 45.0, 29.0, 949.0, 69.0, 19.0, 219.0, 75.0)
 #: what moves sales: three channels, the price, returned goods, empty shelves
 _CAUSES: Final = ("online", "stores", "partners", "price", "returns", "stock")
-_WEIGHTS: Final = (0.22, 0.22, 0.22, 0.18, 0.08, 0.08)
+_WEIGHTS: Final = (0.24, 0.24, 0.24, 0.12, 0.08, 0.08)
+#: chance that something happens to a region, or to a product, in a quarter
+_HAPPENS: Final = (0.9, 0.4)
 _SALES_PER_CELL: Final = 28
 #: a level that strayed further from where it began is driven back
 _LOW, _HIGH = 0.6, 1.7
@@ -104,6 +106,8 @@ def _draw(rng: np.random.Generator) -> _World:
         for axis, count in ((0, regions), (1, products)):
             for n in range(count):
                 at = (n, slice(None)) if axis == 0 else (slice(None), n)
+                if rng.random() > _HAPPENS[axis]:
+                    continue
                 cause = rng.choice(len(_CAUSES), p=_WEIGHTS)
                 _move(rng, _CAUSES[cause], at, q, level, prices, returns, stock)
         demand[q] = level * rng.uniform(0.985, 1.015, level.shape)

@@ -101,7 +101,7 @@ def plan(question: str) -> dict[str, Any]:
     by = _BY.search(question)
     if by is None:
         raise ValueError("no question about sales")
-    arguments: dict[str, Any] = {"period": _period(question), "by": by[1], "top": 5}
+    arguments: dict[str, Any] = {"period": _period(question), "by": by[1], "top": 8}
     if by[2] is not None:
         arguments["where"] = {"product" if by[1] == "region" else "region": by[2]}
     low = question.lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import tempfile
@@ -16,6 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.plans.drawing import draw_run
 from shoal.commands._shared import (
     EXIT_STOPPED,
     HomeOption,
@@ -25,6 +25,7 @@ from shoal.commands._shared import (
     print_json,
     progress_bar,
 )
+from shoal.commands.placement import show_placement
 from shoal.config import Config, GeneralistConfig, parse_config
 from shoal.errors import ShoalError, UsageError
 from shoal.home import Home
@@ -66,11 +67,11 @@ def demo(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Calls come in, tasks are found, specialists trained, and the next such calls answered by them.
+    """An agent's questions come in, its tasks are found, specialists trained, and the next questions done by them on three tiers.
 
     Without --generalist a stand-in answers for the large model, and every output says so.
     """
-    from shoal.examples.sales_report.calls import Scale
+    from shoal.examples.sales_report.rounds import Scale
     from shoal.examples.sales_report.run import run_demo, stand_in
 
     real = _real_generalist(generalist, model, api_key_env, price)
@@ -117,7 +118,7 @@ def has_failed(result: Mapping[str, Any]) -> bool:
         return True
     if result["generalist"]["stand_in"]:
         return bool(result["broken_promises"])
-    return not any(site["specialist_calls"] for site in result["call_sites"].values())
+    return not any(step["specialist_calls"] for step in result["quality"].values())
 
 
 def _real_generalist(
@@ -238,44 +239,28 @@ class _Teller:
 
 
 def tell_result(result: Mapping[str, Any]) -> None:
-    """Before and after, what was promised, and where to look next."""
+    """Before and after by step, where each ran, a run drawn, the placement, what was promised, and where to look next."""
     generalist = result["generalist"]
     who = f"{generalist['model']} (a stand-in)" if generalist["stand_in"] else generalist["model"]
-    before, after, direct = result["rounds"]
-    sites = result["call_sites"]
+    before, after = result["rounds"]
     out.print()
-    table = Table(box=None, pad_edge=False, title_justify="left", width=_WIDTH)
-    table.title = (
-        f"Before: the {before['calls']:,} calls of the log, {before['concurrency']} at once. "
-        f"After: {after['calls']:,} calls not in it, {after['concurrency']} at once."
-    )
-    table.add_column("")
-    for name in sites:
-        table.add_column(f"{name}\nbefore", justify="right")
-        table.add_column(f"{name}\nafter", justify="right")
-
-    def row(
-        name: str, cells: Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], tuple[str, str]]
-    ) -> None:
-        pairs = [cells(before["call_sites"][s], after["call_sites"][s], sites[s]) for s in sites]
-        table.add_row(name, *(cell for pair in pairs for cell in pair))
-
-    row(
-        "answered by a specialist",
-        lambda b, a, q: (_share(b["specialist_share"]), _share(a["specialist_share"])),
-    )
-    row("  with names never seen", lambda b, a, q: ("", _share(q["specialist_share_novel"])))
-    row("agrees with the generalist *", lambda b, a, q: ("", _share(q["agreement"])))
-    row("carries every value", lambda b, a, q: ("", _share(q.get("values_carried"))))
-    for shown, key in (("p50", "latency_p50_ms"), ("p95", "latency_p95_ms")):
-        row(f"latency {shown}, ms", lambda b, a, q, key=key: (_number(b[key]), _number(a[key])))  # type: ignore[misc]
-    row(
-        "cost of 1,000 calls, USD",
-        lambda b, a, q: (_number(b["cost_usd_per_1000"], 3), _number(a["cost_usd_per_1000"], 3)),
-    )
-    out.print(table)
     out.print(
-        "* analyse: the same JSON; write: the same values and direction, wording is free.",
+        f"Before: {before['questions']} questions, {before['concurrency']} at once, by the generalist. "
+        f"After: {after['questions']} unseen ones, {after['concurrency']} at once.",
+        highlight=False,
+        width=_WIDTH,
+    )
+    out.print(_steps_table(result))
+    out.print(
+        "* of what specialists answered; plan, analyse: the same JSON as the generalist's; write: name, growth, driver, "
+        "direction and language as in the record. + tiers, with calls; the cloud and edge nodes are simulated on this machine.",
+        highlight=False,
+        width=_WIDTH,
+    )
+    out.print(
+        f"A question took {_number(before['answer_p50_ms'])} ms before and {_number(after['answer_p50_ms'])} ms after (p50; "
+        f"p95 {_number(before['answer_p95_ms'])} and {_number(after['answer_p95_ms'])}); 1,000 questions cost "
+        f"{_number(before['cost_usd_per_1000'], 2)} USD before and {_number(after['cost_usd_per_1000'], 2)} after.",
         highlight=False,
         width=_WIDTH,
     )
@@ -283,18 +268,57 @@ def tell_result(result: Mapping[str, Any]) -> None:
     price = "unknown" if stated is None else f"{stated['in']:.2f}/{stated['out']:.2f} USD per million tokens"
     kind = "stated price" if generalist["stand_in"] else "price"
     out.print(
-        f"Generalist: {escape(who)}; {kind} {price}. A specialist runs here and has no price per token. Asked directly, the "
-        f"generalist took {_number(direct['latency_p50_ms'])}/{_number(direct['latency_p95_ms'])} ms (p50/p95) for the "
-        "same unseen calls.",
+        f"Generalist: {escape(who)}; {kind} {price}. A specialist runs here and has no price per token.",
         highlight=False,
         width=_WIDTH,
     )
-    for example in result["examples"]:
+    example = result["example"]
+    if example is not None:
         out.print()
-        asked, said = json.dumps(example["record"], ensure_ascii=False), str(example["answer"])
-        out.print(f"[dim]{escape(example['served_by'])}[/]", highlight=False, width=_WIDTH)
-        out.print(f"  {escape(asked)}\n  [bold]{escape(said)}[/]", highlight=False, width=_WIDTH)
+        out.print("One of the unseen questions", style="bold")
+        out.print(escape(str(example["input"]["question"])), highlight=False, width=_WIDTH)
+        out.print(escape(draw_run(example, _WIDTH)), highlight=False, soft_wrap=True)
+        for line in example["output"] or ():
+            out.print(f"  {escape(str(line))}", highlight=False, width=_WIDTH)
+    if result["placement"] is not None:
+        out.print()
+        out.print("The placement", style="bold")
+        show_placement(result["placement"])
     _tell_end(result)
+
+
+def _steps_table(result: Mapping[str, Any]) -> Table:
+    before, after = (found["steps"] for found in result["rounds"])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, right in (
+        ("STEP", False),
+        ("CALLS", True),
+        ("SPECIALISTS", True),
+        ("RIGHT*", True),
+        ("RAN ON+", False),
+        ("P50 MS", True),
+        ("P95 MS", True),
+        ("USD/1,000", True),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "RAN ON+")
+    for step in after:
+        was, now = before[step], after[step]
+        quality = result["quality"].get(step, {})
+        right = quality.get("true", quality.get("agreement"))
+        tiers = "\n".join(f"{tier} {count}" for tier, count in now["tiers"].items())
+        table.add_row(
+            step,
+            f"{now['calls']}",
+            "a tool" if now["specialist_share"] is None else _share(now["specialist_share"]),
+            "" if step == "query" else _share(right),
+            tiers,
+            f"{_number(was['latency_p50_ms'])}→{_number(now['latency_p50_ms'])}",
+            f"{_number(was['latency_p95_ms'])}→{_number(now['latency_p95_ms'])}",
+            ""
+            if now["cost_usd_per_1000"] is None
+            else f"{_number(was['cost_usd_per_1000'], 2)}→{_number(now['cost_usd_per_1000'], 2)}",
+        )
+    return table
 
 
 def _tell_end(result: Mapping[str, Any]) -> None:
@@ -311,6 +335,7 @@ def _tell_end(result: Mapping[str, Any]) -> None:
         for text, command in (
             ("the tasks", "shoal tasks ls"),
             ("the evidence", "shoal specialists ls"),
+            ("the runs", "shoal plans ls"),
             ("the calls", "shoal traces stats"),
         ):
             out.print(f"  {text:<16}{command} --home {escape(home)}", highlight=False, soft_wrap=True)
