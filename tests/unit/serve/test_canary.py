@@ -104,12 +104,16 @@ def _tools(url: str, secret: str) -> dict[str, OwnTool]:
             return {"status": answer.status, "said": arguments}
 
     def keep(arguments: dict[str, Any], options: dict[str, Any]) -> Any:
-        return {"kept": arguments, "secret": options["secret"]}
+        return {"kept": arguments}
+
+    def open_vault(arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+        return {"secret": options["secret"]}
 
     made: dict[str, Tool] = {
         "search": tool(description="asks the outside")(post),
         "lookup": tool(description="asks another node", reach="site")(post),
         "keep": tool(description="stays here", reach="node")(keep),
+        "vault": tool(description="gives a secret", reach="node")(open_vault),
     }
     return {
         name: OwnTool(path=f"m:{name}", tool=found, options={"url": f"{url}/tool", "secret": secret}, tier="")
@@ -149,7 +153,7 @@ def random_plan(rng: random.Random, *, first_is_private: bool) -> Plan:
         if number == 0:
             step |= {"use": "tool/keep"}
             if first_is_private:
-                step["privacy"] = "local-only"
+                step |= {"use": "tool/vault", "privacy": "local-only"}
         if rng.random() < 0.3 and use != "planner":
             step |= {"each": "$input.list", "input": {**step["input"], "item": "$item"}}
         if rng.random() < 0.3:
