@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.agents.feedback.learning_runs import LearningRun
 from shoal.agents.plans.catalogue import Catalogue, ToolInfo
 from shoal.agents.ports import Performed, SpecialistAnswer
 from shoal.agents.registry.records import Version
@@ -125,3 +126,37 @@ class FunctionPerformer:
     def catalogue(self) -> Catalogue:
         made_up = {name: ToolInfo(name=name, description=name) for name in self.tools}
         return Catalogue(tools={**made_up, **self.infos})
+
+
+@dataclass
+class ListLearner:
+    """Remembers which learning runs were to be started, and stopped; carries none out.
+
+    Attributes:
+        alive: ids of the runs whose process lives.
+        dies: processes end at once.
+    """
+
+    started: list[LearningRun] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    alive: set[str] = field(default_factory=set)
+    said: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    dies: bool = False
+    error: OSError | None = None
+
+    def start(self, run: LearningRun) -> None:
+        if self.error is not None:
+            raise self.error
+        self.started.append(run)
+        if not self.dies:
+            self.alive.add(run.id)
+
+    def is_starting(self, run_id: str) -> bool:
+        return run_id in self.alive
+
+    def stop(self, run: LearningRun) -> None:
+        self.stopped.append(run.id)
+        self.alive.discard(run.id)
+
+    def progress(self, run_id: str) -> Mapping[str, Any] | None:
+        return self.said.get(run_id)

@@ -25,6 +25,7 @@ from shoal.home import Home
 
 _READY_TIMEOUT_S = 90
 _LOAD_TIMEOUT_S = 30
+_REST_S = 10
 _NEEDED = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
@@ -72,8 +73,10 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
     pin = {} if local else _pin(ray)
     warnings = [] if local else _check_cluster(ray)
 
+    from shoal.agents.feedback.feedback_actor import start_feedback
     from shoal.agents.routing.router_actor import start_router
     from shoal.serve.gateway import gateway_application
+    from shoal.serve.learner import make_learner
     from shoal.serve.plan_host import PlanHost, read_plans, read_tools
     from shoal.serve.remote_deployer import make_deployer, start_site_placement
 
@@ -88,6 +91,7 @@ def join_or_start(job: Mapping[str, Any]) -> dict[str, Any]:
         functools.partial(PlanHost, home, config),
         pin=pin,
     )
+    start_feedback(home, config, functools.partial(make_learner, home, config), pin=pin)
     owns_serve = local or not _serve_runs(serve)
     serve.start(
         proxy_location="HeadOnly",
@@ -110,13 +114,16 @@ def leave(job: Mapping[str, Any]) -> dict[str, Any]:
     import ray
     from ray import serve
 
+    from shoal.agents.feedback.feedback_actor import FEEDBACK_NAME
     from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
     from shoal.cluster.placement_actor import PLACEMENT_NAME
     from shoal.serve.placing import PREFIX
 
     _quiet()
     _connect(ray, job["address"])
-    for name in (ROUTER_NAME, PLACEMENT_NAME, *_monitors(ray)):
+    with contextlib.suppress(Exception):  # a learning run must not outlive the site; the actor may be away
+        ray.get(ray.get_actor(FEEDBACK_NAME, namespace=NAMESPACE).rest.remote(), timeout=_REST_S)
+    for name in (ROUTER_NAME, FEEDBACK_NAME, PLACEMENT_NAME, *_monitors(ray), *_tool_hosts(ray)):
         with contextlib.suppress(ValueError):  # it is gone already
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
     names = list(serve.status().applications) if _serve_runs(serve) else []
@@ -133,6 +140,14 @@ def _monitors(ray: Any) -> list[str]:
     from shoal.cluster.monitor import monitor_name
 
     return [monitor_name(node["NodeID"]) for node in ray.nodes()]
+
+
+def _tool_hosts(ray: Any) -> list[str]:
+    from shoal.agents.routing.router_actor import NAMESPACE
+    from shoal.serve.ray_tools import PREFIX
+
+    there = ray.util.list_named_actors(all_namespaces=True)
+    return [a["name"] for a in there if a["namespace"] == NAMESPACE and a["name"].startswith(PREFIX)]
 
 
 def _begin_local(job: Mapping[str, Any], home: Home) -> Any:

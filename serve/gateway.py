@@ -7,6 +7,7 @@ Owns the wiring of one replica and nothing else: what is decided, asked and answ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 from shoal.cluster.placement_actor import PLACEMENT_NAME
 from shoal.config import Config
+from shoal.errors import SiteError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
 from shoal.serve.auth import Authenticator, listens_beyond_loopback
@@ -31,10 +33,10 @@ from shoal.serve.http_api import build_app
 from shoal.serve.loopback import keep_to_loopback
 from shoal.serve.placing import GATEWAY_APPLICATION, last_placement, on_data_node
 from shoal.serve.ports import FeedbackGiven, Observation, Place
+from shoal.serve.remote_learning import RemoteLearning
 from shoal.serve.remote_plans import RemotePlans
 from shoal.serve.site_service import Actors, SiteService
 
-_OBSERVE_DEADLINE_S = 2.0
 _APPLY_DEADLINE_S = 20.0
 
 
@@ -54,6 +56,7 @@ class Gateway:
         self._config = Config.model_validate(config)
         self._registry = SqlRegistry(self._home.database)
         self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
+        self._learning = RemoteLearning(self._actors, self._registry)
         self._auth = Authenticator(
             SqlKeys(self._registry),
             clock=SystemClock(),
@@ -87,6 +90,7 @@ class Gateway:
             self._auth,
             max_body_bytes=self._config.serve.max_body_bytes,
             apply=self._apply_placement,
+            learning=self._learning,
         )
 
     async def __del__(self) -> None:
@@ -108,10 +112,14 @@ class Gateway:
                 comment=event.comment,
                 client_id=event.client_id,
             )
+            # it is kept: that the actor hears of it at once is a kindness, and it looks for itself
+            self._site.service.background.start(functools.partial(self._nudge, event))
             return
-        actor = await self._actors.get(ROUTER_NAME)
-        observing = actor.observe.options(max_task_retries=0).remote([event.to_dict()])
-        await asyncio.wait_for(observing, _OBSERVE_DEADLINE_S)
+        await self._learning.observe(event)
+
+    async def _nudge(self, event: Observation) -> None:
+        with contextlib.suppress(SiteError):
+            await self._learning.observe(event)
 
     async def _fetch(self, token: str, wait_s: float) -> Mapping[str, Any] | None:
         actor = await self._actors.get(ROUTER_NAME)

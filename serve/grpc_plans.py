@@ -51,9 +51,9 @@ def event_to_pb(event: Mapping[str, Any]) -> pb.StepEvent:
 
 
 def event_from_pb(event: pb.StepEvent) -> dict[str, Any]:
-    """As `event_to_pb` was given it; fields that were empty are left out."""
+    """As `event_to_pb` was given it: an event of a step has every field, one of the run as a whole those that are not empty."""
     out: dict[str, Any] = {"seq": event.seq, "at": event.at}
-    out |= {name: value for name in _TEXTS if (value := getattr(event, name))}
+    out |= {name: value for name in _TEXTS if (value := getattr(event, name)) or event.step}
     if event.HasField("output_json"):
         out["output"] = json.loads(event.output_json)
     if event.error:

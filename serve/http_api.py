@@ -32,6 +32,7 @@ from shoal.serve.auth import Authenticator
 from shoal.serve.call import Caller, Served, read_context
 from shoal.serve.call import Scope as KeyScope
 from shoal.serve.feedback import read_feedback
+from shoal.serve.http_learning import LearningControl, LearningRoutes
 from shoal.serve.http_plans import PlanRoutes
 from shoal.serve.jsontext import read_json, write_json
 from shoal.serve.service import ChatService
@@ -57,6 +58,7 @@ def build_app(
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
     apply: Apply = _nothing_to_place,
+    learning: LearningControl | None = None,
 ) -> FastAPI:
     """The ASGI application of one gateway replica. Make it in the process that serves it."""
     app = FastAPI(
@@ -74,6 +76,8 @@ def build_app(
     app.add_api_route("/v1/models/{name:path}", api.model, methods=["GET"])
     app.add_api_route("/v1/feedback", api.feedback, methods=["POST"], openapi_extra=openapi.FEEDBACK)
     plans.add_to(app)
+    if learning is not None:
+        LearningRoutes(learning, api.let_in, api.json).add_to(app)
     app.add_api_route("/v1/placement/apply", api.apply_placement, methods=["POST"])
     app.add_api_route("/healthz", api.healthz, methods=["GET"])
     app.add_api_route("/readyz", api.readyz, methods=["GET"])

@@ -24,7 +24,7 @@ from shoal.agents.plans.tools import load_tool
 from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
+from shoal.agents.routing.router_actor import NAMESPACE
 from shoal.agents.traces.chat import Privacy
 from shoal.config import Config
 from shoal.errors import ConfigError, NotFound, ShoalError
@@ -34,12 +34,12 @@ from shoal.serve.call import LOCAL_CALLER
 from shoal.serve.plan_performer import OwnTool, ServicePerformer
 from shoal.serve.ports import Observation
 from shoal.serve.ray_tools import RayTools
+from shoal.serve.remote_learning import RemoteLearning
 from shoal.serve.site_service import Actors, SiteService, new_trace_id
 from shoal.serve.status import error_object, internal_error
 
 log = logging.getLogger("shoal.plans")
 
-_OBSERVE_DEADLINE_S = 2.0
 #: events that one answer holds, at most
 _MOST_EVENTS = 1000
 #: states of a version in which a plan may name it
@@ -122,7 +122,8 @@ class PlanHost:
         clock = SystemClock()
         registry = SqlRegistry(self._home.database)
         keys = SqlKeys(registry)
-        self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
+        actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
+        self._learning = RemoteLearning(actors, registry)
         self._site = SiteService(
             self._home,
             self._config,
@@ -167,9 +168,7 @@ class PlanHost:
 
     async def _observe(self, event: Observation) -> None:
         """Comparisons of the steps' calls; nobody gives feedback here."""
-        actor = await self._actors.get(ROUTER_NAME)
-        observing = actor.observe.options(max_task_retries=0).remote([event.to_dict()])
-        await asyncio.wait_for(observing, _OBSERVE_DEADLINE_S)
+        await self._learning.observe(event)
 
     def _charge(self, keys: SqlKeys, key: str, usd: float) -> None:
         if key != LOCAL_CALLER.id:

@@ -158,7 +158,7 @@ class FeedbackGiven:
 
 Observation: TypeAlias = ComparisonMade | FeedbackGiven
 
-#: takes an event to the router actor. For feedback its return means: kept. May raise; comparisons are then dropped.
+#: takes an event to the feedback actor. For feedback its return means: kept. May raise; comparisons are then dropped.
 Observe: TypeAlias = Callable[[Observation], Awaitable[None]]
 
 #: why the gateway is not ready yet; empty when it is

@@ -133,7 +133,7 @@ def _shown_name(process: psutil.Process) -> str:
     first = words[0] if words else process.name()
     if first.startswith("ray::"):
         return first.removeprefix("ray::")
-    script = next((w for w in words[1:3] if w.endswith(".py") or w.startswith("ray.")), "")
+    script = next((w for w in words[1:3] if w.endswith(".py") or w.startswith(("ray.", "shoal."))), "")
     return (script or first).rpartition("/")[2]
 
 

@@ -69,7 +69,7 @@ class ChatService:
         generalist: None where the site has none.
         specialists: reaches the replicas.
         record: writes a trace where it survives the process; raises StorageFull. A call is finished only after it.
-        observe: takes comparisons and feedback to the router actor.
+        observe: takes comparisons and feedback to the feedback actor.
         ids: a new trace id; unique and fit for a URL.
         admit: raises StorageFull where a record would have no room, before anybody is asked.
         charge: counts USD against a key.
@@ -217,7 +217,7 @@ class ChatService:
     # -- other ways in -----------------------------------------------------------------------------------------------
 
     async def feedback(self, said: FeedbackBody, caller: Caller) -> None:
-        """Take a client's verdict. Returns when the router actor has it; raises what `observe` raises."""
+        """Take a client's verdict. Returns when it is kept; raises what `observe` raises."""
         await self._observe(
             FeedbackGiven(
                 trace_id=said.trace_id,

@@ -8,18 +8,20 @@ from dataclasses import asdict
 from typing import Any
 
 from shoal.config import Config
+from shoal.errors import SiteError
 from shoal.home import Home
+from shoal.serve.nodes_status import SILENT_S, nodes_table, read_placement
 from shoal.serve.probe import reachability, readiness
 from shoal.serve.processes import describe, listeners
 from shoal.serve.site import alive_processes, is_up
 from shoal.serve.site_record import SiteRecord, read_record
 
-#: a router actor that has written nothing for so long is away
+#: an actor that has written nothing for so long is away
 _ROUTER_SILENT_S = 5.0
 
 
 def site_status(home: Home, config: Config) -> dict[str, Any]:
-    """Plain data for people and machines: `up`, `site`, `router`, `versions`, `traces`, `processes`, `listeners`, `exposed`.
+    """Plain data for people and machines: `up`, `site`, `router`, `feedback`, `nodes`, `placement`, `versions`, `traces`, `processes`, `listeners`, `exposed`.
 
     `exposed` are the listeners that other machines can reach, by address.
     """
@@ -31,6 +33,8 @@ def site_status(home: Home, config: Config) -> dict[str, Any]:
         "home": str(home.root),
         "site": None if record is None else _site(record),
         "router": _router(home),
+        "feedback": _feedback(home),
+        **_placement(home),
         "versions": _versions(home),
         "traces": _traces(home, config),
         "processes": [asdict(view) for view in describe(processes)],
@@ -56,6 +60,28 @@ def _site(record: SiteRecord) -> dict[str, Any]:
     }
 
 
+def _placement(home: Home) -> dict[str, Any]:
+    """`nodes`, a row for each, and `placement`: what the placement actor last decided; None where it never said anything."""
+    try:
+        said = read_placement(home.placement_status)
+    except SiteError:
+        return {"nodes": [], "placement": None}
+    decision = said["decision"]
+    trouble = said["trouble"]
+    if said["age_s"] > SILENT_S:
+        trouble = f"(away) {trouble}".strip()
+    return {
+        "nodes": nodes_table(said),
+        "placement": {
+            "age_s": said["age_s"],
+            "trouble": trouble,
+            "loaded": said["loaded"],
+            "assignments": decision["assignments"],
+            "unplaced": decision["unplaced"],
+        },
+    }
+
+
 def _router(home: Home) -> dict[str, Any] | None:
     """What the router actor last said of itself; None where it never said anything."""
     try:
@@ -66,6 +92,17 @@ def _router(home: Home) -> dict[str, Any] | None:
     trouble = said["trouble"] or said["compact_trouble"]
     if age_s > _ROUTER_SILENT_S:
         trouble = f"(away) {trouble}".strip()
+    return {**said, "age_s": age_s, "trouble": trouble}
+
+
+def _feedback(home: Home) -> dict[str, Any] | None:
+    """What the feedback actor last said of itself; None where it never said anything."""
+    try:
+        said: dict[str, Any] = json.loads(home.feedback_status.read_text(encoding="utf-8"))
+        age_s = max(0.0, time.time() - float(said["at"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    trouble = f"(away) {said['trouble']}".strip() if age_s > _ROUTER_SILENT_S else said["trouble"]
     return {**said, "age_s": age_s, "trouble": trouble}
 
 

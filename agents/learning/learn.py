@@ -10,7 +10,9 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
 from shoal.agents.learning.material import Material, gather, may_train
@@ -45,6 +47,7 @@ def learn(
     time_limit_min: float | None = None,
     tasks: Collection[str] | None = None,
     force: bool = False,
+    feedback: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     stopped: Callable[[], bool] = lambda: False,
     trainers: Trainers = trainer_of,
@@ -55,6 +58,7 @@ def learn(
         seed, time_limit_min: `learning.seed` and `learning.time_limit_min` where None.
         tasks: learn only these, by name or id; all where None.
         force: train also where neither calls nor settings changed since the newest version.
+        feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
 
@@ -77,7 +81,7 @@ def learn(
         stopped=stopped,
         trainers=trainers,
     )
-    return run.go(store, tasks)
+    return run.go(store, tasks, feedback)
 
 
 class _Run:
@@ -111,7 +115,9 @@ class _Run:
         self.interrupted = False
         self.reports: dict[TaskId, TaskReport] = {}
 
-    def go(self, store: TraceStore, names: Collection[str] | None) -> LearnReport:
+    def go(
+        self, store: TraceStore, names: Collection[str] | None, feedback: Sequence[Mapping[str, Any]]
+    ) -> LearnReport:
         self.progress(0.0, "reading traces")
         all_traces = list(store.scan())
         if not all_traces:
@@ -119,7 +125,8 @@ class _Run:
                 "There are no traces to learn from.", remedy="shoal traces import FILE brings some in."
             )
         generalist = self.config.generalist
-        traces = may_train(all_traces, None if generalist is None else generalist.outputs_may_train)
+        taught = with_lessons(all_traces, feedback, recognisers=self.config.privacy.recognisers)
+        traces = may_train(taught, None if generalist is None else generalist.outputs_may_train)
         manifest = Manifest(
             self.home.work,
             {

@@ -251,6 +251,12 @@ class SqlRegistry:
             rows = connection.execute(query).mappings()
             return [{name: row[name] for name in row if name != "sequence"} for row in rows]
 
+    def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
+        """What came after the piece of this number, oldest first, as `feedback` gives it; each with its own `sequence`."""
+        query = select(t.feedback).where(t.feedback.c.sequence > sequence).order_by(t.feedback.c.sequence)
+        with self.database.read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
     def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None:
         """Count answers of a version that were compared with the generalist's at a stage (`shadow`, `canary`, `audit`)."""
         if not 0 <= agreed <= compared:

@@ -12,15 +12,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import ray
 
-from shoal.agents.feedback.rollout import Policy
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update, comparison_of
+from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update
 from shoal.config import Config
 from shoal.home import Home
 from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
@@ -77,9 +76,6 @@ class RouterActor:
         self._loop = RouterLoop(
             registry=SqlRegistry(self._home.database),
             deployer=deployer(),
-            policy=Policy(
-                mode=self._config.rollout.mode, min_comparisons=self._config.rollout.min_comparisons
-            ),
             canary_share=self._config.rollout.canary_share,
             clock=SystemClock(),
             on_update=self._take,
@@ -98,10 +94,6 @@ class RouterActor:
                 return update.to_dict()
             await asyncio.sleep(_LOOK_S)
         return None
-
-    async def observe(self, events: Sequence[Mapping[str, Any]]) -> int:
-        """Take comparisons; returns how many there was room for."""
-        return sum(self._loop.observe(comparison_of(event)) for event in events)
 
     async def plans(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A gateway's question about runs of plans: `{"ok": value}`, or `{"error": ...}`."""

@@ -1,4 +1,4 @@
-"""The router actor's work without Ray: reads the registry, keeps what gateways ask for, has versions loaded, moves traces on.
+"""The router actor's work without Ray: reads the registry, keeps what gateways ask for, has versions loaded.
 
 Carries out what `router_state.py` decides. Two threads of the actor call it: `tick` a few times a second, and `deploy` in an event loop
 of its own, because having something deployed takes seconds. Knows nothing of how a deployment is made.
@@ -16,12 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
 from shoal.agents.ports import Clock, Deployer, Registry
-from shoal.agents.registry.records import Version, VersionState
+from shoal.agents.registry.records import Version
 from shoal.agents.routing.router_state import (
     Command,
-    ComparisonSeen,
     EnsureLoaded,
     Event,
     LoadFailed,
@@ -33,22 +31,11 @@ from shoal.errors import ShoalError
 
 log = logging.getLogger("shoal.router")
 
-_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
 #: how often it is looked whether all versions are loaded
 _REPORT_EVERY_S = 2.0
 #: after a deployment that did not work
 _RETRY_S = 3.0
 _MOST_WAITING = 100_000
-
-
-class EvidenceRegistry(Registry, Protocol):
-    """A registry that also keeps the counts of comparisons."""
-
-    def comparisons(self, key: str) -> Mapping[str, tuple[int, int]]:
-        """stage -> (compared, agreed)."""
-        ...
-
-    def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None: ...
 
 
 class ReportingDeployer(Deployer, Protocol):
@@ -110,7 +97,6 @@ class Standing:
     wanted: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    compared: int = 0
     trouble: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,9 +113,8 @@ class RouterLoop:
     def __init__(
         self,
         *,
-        registry: EvidenceRegistry,
+        registry: Registry,
         deployer: ReportingDeployer,
-        policy: Policy,
         canary_share: float,
         clock: Clock,
         on_update: Callable[[Update], None],
@@ -138,7 +123,7 @@ class RouterLoop:
         self._deployer = deployer
         self._clock = clock
         self._on_update = on_update
-        self._state = RouterState(policy, canary_share=canary_share)
+        self._state = RouterState(canary_share=canary_share)
         self._events: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
         self._epoch = -1
         self._lock = threading.Lock()
@@ -171,36 +156,21 @@ class RouterLoop:
                 self._carry_out(self._state.handle(self._read(epoch)))
                 self._epoch = epoch
                 self.standing.read = True
-            counts: dict[tuple[str, str], list[int]] = {}
             while True:
                 try:
                     event = self._events.get_nowait()
                 except queue.Empty:
                     break
-                self._carry_out(self._state.handle(event), counts)
-            for (key, stage), (compared, agreed) in counts.items():
-                self._registry.add_comparisons(key, stage, compared=compared, agreed=agreed)
-                self.standing.compared += compared
+                self._carry_out(self._state.handle(event))
             self.standing.trouble = ""
         except ShoalError as error:
             self.standing.trouble = str(error)
             log.warning("%s", error)
 
     def _read(self, epoch: int) -> RegistryRead:
-        versions = self._registry.versions()
-        tallies = {
-            v.key: {
-                stage: Tally(compared, agreed)
-                for stage, (compared, agreed) in self._registry.comparisons(v.key).items()
-            }
-            for v in versions
-            if v.state in _LIVE
-        }
-        return RegistryRead(epoch=epoch, tasks=self._registry.tasks(), versions=versions, tallies=tallies)
+        return RegistryRead(epoch=epoch, tasks=self._registry.tasks(), versions=self._registry.versions())
 
-    def _carry_out(
-        self, commands: Sequence[Command], counts: dict[tuple[str, str], list[int]] | None = None
-    ) -> None:
+    def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if isinstance(command, Publish):
                 self.standing.epoch = command.snapshot.epoch
@@ -209,12 +179,7 @@ class RouterLoop:
                 self._wanted = tuple(command.versions)
                 self.standing.wanted = [v.key for v in command.versions]
                 self._wanted_changed.set()
-            elif isinstance(command, CountComparison):
-                if counts is not None:
-                    count = counts.setdefault((command.version_key, command.stage), [0, 0])
-                    count[0] += 1
-                    count[1] += int(command.agrees)
-            elif isinstance(command, MoveVersion):
+            else:
                 log.info("%s -> %s: %s", command.version_key, command.state, command.reason)
                 self._registry.set_state(command.version_key, command.state, reason=command.reason)
 
@@ -259,13 +224,3 @@ class RouterLoop:
             if key not in self.standing.failed:
                 self.observe(LoadFailed(version_key=key, reason=reason))
         self.standing.failed = failures
-
-
-def comparison_of(data: Mapping[str, Any]) -> ComparisonSeen:
-    """Read an observed comparison as it crosses processes."""
-    return ComparisonSeen(
-        version_key=str(data["version_key"]),
-        judged=bool(data["judged"]),
-        agrees=bool(data["agrees"]),
-        accepted=bool(data["accepted"]),
-    )

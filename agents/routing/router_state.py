@@ -1,45 +1,26 @@
-"""The router actor's decisions: what gateways are told, what is loaded, which versions move. A pure state machine.
+"""The router actor's decisions: what gateways are told, and what is loaded. A pure state machine.
 
 `handle(event) -> [commands]`; the shell (`router_loop.py`) reads the registry, carries commands out and feeds outcomes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from shoal.agents.feedback.rollout import (
-    Compared,
-    CountComparison,
-    MoveVersion,
-    Policy,
-    Rollout,
-    Tally,
-    VersionsRead,
-)
+from shoal.agents.feedback.rollout import MoveVersion
 from shoal.agents.registry.records import Task, Version, VersionState
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryRead:
-    """The registry as it is. `tallies`: version key -> stage -> counts, of live versions."""
+    """The registry as it is."""
 
     epoch: int
     tasks: Sequence[Task]
     versions: Sequence[Version]
-    tallies: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonSeen:
-    """A version and the generalist both answered a call; see `ComparisonMade` in `serve/ports.py` for the fields."""
-
-    version_key: str
-    judged: bool
-    agrees: bool
-    accepted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +31,7 @@ class LoadFailed:
     reason: str
 
 
-Event: TypeAlias = RegistryRead | ComparisonSeen | LoadFailed
+Event: TypeAlias = RegistryRead | LoadFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +48,13 @@ class EnsureLoaded:
     versions: Sequence[Version]
 
 
-Command: TypeAlias = Publish | EnsureLoaded | CountComparison | MoveVersion
+Command: TypeAlias = Publish | EnsureLoaded | MoveVersion
 
 
 class RouterState:
     """What the router actor knows."""
 
-    def __init__(self, policy: Policy, *, canary_share: float) -> None:
-        self._rollout = Rollout(policy)
+    def __init__(self, *, canary_share: float) -> None:
         self._canary_share = canary_share
         self.snapshot: Snapshot | None = None
         #: keys of the versions that were last asked to be loaded; None before the first time
@@ -84,10 +64,6 @@ class RouterState:
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, RegistryRead):
             return self._read(event)
-        if isinstance(event, ComparisonSeen):
-            if not (event.judged and event.accepted):
-                return []  # nothing can be said of it, or no client would ever have got it
-            return list(self._rollout.handle(Compared(version_key=event.version_key, agrees=event.agrees)))
         version = self._versions.get(event.version_key)
         if version is None or version.state is VersionState.PAUSED:
             return []
@@ -110,7 +86,6 @@ class RouterState:
         if keys != self._ensured:
             self._ensured = keys
             commands.append(EnsureLoaded(versions=wanted))
-        commands += self._rollout.handle(VersionsRead(versions=event.versions, tallies=event.tallies))
         return commands
 
 

@@ -20,14 +20,17 @@ class MemoryTraceStore:
             count += 1
         return count
 
-    def scan(self) -> Iterator[Trace]:
-        return iter(list(self._traces.values()))
+    def scan(self, *, since: float = float("-inf")) -> Iterator[Trace]:
+        return iter([trace for trace in self._traces.values() if trace.timestamp >= since])
 
     def get(self, trace_id: TraceId) -> Trace | None:
         return self._traces.get(trace_id)
 
     def count(self) -> int:
         return len(self._traces)
+
+    def pick(self, ids: Collection[str]) -> list[Trace]:
+        return [trace for trace_id, trace in self._traces.items() if trace_id in ids]
 
     def known(self, ids: Collection[str]) -> set[str]:
         return {trace_id for trace_id in ids if trace_id in self._traces}

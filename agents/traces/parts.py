@@ -91,6 +91,20 @@ def read_row(part: Part, number: int) -> dict[str, Any]:
     return row
 
 
+def traces_of(part: Part, ids: Set[str]) -> list[Trace]:
+    """The traces of the given ids in one file."""
+    if ids.isdisjoint(part_ids(part)):
+        return []
+    with open_part(part.path) as file:
+        return [
+            trace_of(row)
+            for batch in file.iter_batches(batch_size=_READ_ROWS)
+            if not ids.isdisjoint(batch.column("id").to_pylist())
+            for row in batch.to_pylist()
+            if row["id"] in ids
+        ]
+
+
 def superseded_ids(ids_by_part: Mapping[int, Sequence[str]]) -> dict[int, Set[str]]:
     """For each part number, the ids in it that also stand in a part with a higher number."""
     hashes = [np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids)) for ids in ids_by_part.values()]

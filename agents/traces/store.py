@@ -28,6 +28,7 @@ from shoal.agents.traces.parts import (
     part_numbers,
     read_row,
     superseded_ids,
+    traces_of,
 )
 from shoal.agents.traces.queries import TraceHead, TraceStats, newest_heads, trace_stats
 from shoal.agents.traces.rows import SCHEMA, Row, row_of, trace_of
@@ -98,14 +99,20 @@ class ParquetTraceStore:
             add_part(self._folder, pa.Table.from_pylist(ordered, schema=SCHEMA))
         return len(rows)
 
-    def scan(self) -> Iterator[Trace]:
-        """All traces by (timestamp, id), as they stand when the first one is asked for.
+    def scan(self, *, since: float = float("-inf")) -> Iterator[Trace]:
+        """All traces by (timestamp, id), as they stand when the first one is asked for. `since`: none that came in before.
 
         A damaged file is skipped with a warning that names it.
         """
+
+        def wanted(view: _View) -> list[Part]:
+            return [part for part in view.parts if part.last_timestamp >= since]
+
         with contextlib.ExitStack() as stack:
-            view, files = self._on_view(lambda v: (v, stack.enter_context(opened_parts(v.parts))))
-            yield from merged_traces(files, view.superseded)
+            view, files = self._on_view(lambda v: (v, stack.enter_context(opened_parts(wanted(v)))))
+            for trace in merged_traces(files, view.superseded):
+                if trace.timestamp >= since:
+                    yield trace
 
     def get(self, trace_id: TraceId) -> Trace | None:
         def find(view: _View) -> Trace | None:
@@ -114,6 +121,21 @@ class ParquetTraceStore:
                 if trace_id in ids:
                     return trace_of(read_row(part, ids.index(trace_id)))
             return None
+
+        return self._on_view(find)
+
+    def pick(self, ids: Collection[str]) -> list[Trace]:
+        """The traces of these ids that are there. Reads each file at most once, however many are asked for."""
+
+        def find(view: _View) -> list[Trace]:
+            missing, found = set(ids), []
+            for part in reversed(view.parts):
+                if not missing:
+                    break
+                for trace in traces_of(part, missing):
+                    found.append(trace)
+                    missing.discard(trace.id)
+            return found
 
         return self._on_view(find)
 

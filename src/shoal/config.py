@@ -92,6 +92,12 @@ class LearningConfig(_Section):
     #: a task needs this many calls before anything is trained for it
     min_calls: int = Field(default=200, ge=20)
     seed: int = 0
+    #: with a site up, learn all tasks this often; None for never
+    every_hours: float | None = Field(default=None, gt=0)
+    #: with a site up, learn a task again when so many new calls of it may be learnt from; None for never
+    every_traces: int | None = Field(default=None, ge=1)
+    #: with a site up, learn a task again when so many of its answers were contradicted by feedback; 0 for never
+    min_corrections: int = Field(default=20, ge=0)
 
 
 class PlacementWeights(_Section):

@@ -1,4 +1,4 @@
-"""One site for the whole session: a Ray of its own, a generalist in another process, and a specialist that serves.
+"""One site for the whole session: a Ray of its own with three nodes, a generalist in another process, and a specialist that serves.
 
 Nothing of it is written to the home folder, and at the end nothing of it may be left.
 """
@@ -24,6 +24,8 @@ from running_site import MODEL, Site
 
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
+from shoal.examples.sales_report.agent import site_settings
+from shoal.examples.sales_report.database import build_database
 from shoal.home import Home
 from shoal.serve.processes import free_ports, site_processes
 from shoal.serve.site import start_site, stop_site
@@ -56,13 +58,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, generalist: str) -> Iterator[
     port, grpc_port = free_ports(2)
     config = Config.model_validate(
         {
-            "generalist": {"base_url": generalist, "model": MODEL},
+            "generalist": {"base_url": generalist, "model": MODEL, "outputs_may_train": True},
             "serve": {"port": port, "grpc_port": grpc_port, "num_cpus": 2},
             "storage": {"min_free_mb": 1},
+            **site_settings(home.root / "sales.db"),
         }
     )
+    build_database(home.root / "sales.db")
     before = set(psutil.pids())
-    started = start_site(home, config)
+    started = start_site(home, config, nodes={"cloud": 1, "edge": 1, "local": 1})
     registry = SqlRegistry(home.database)
     try:
         yield Site(home, config, started, task, version, registry)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.learning.learn import learn
 from shoal.agents.ports import EngineLoader
+from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.explain import explain
 from shoal.agents.routing.router import Router
 from shoal.agents.traces.chat import parse_chat_request
@@ -45,20 +50,24 @@ def run_learn(
     outputs_may_train: bool | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Learn from all traces of a data folder; returns the report as plain data. Raises as `learn` does.
+    """Learn from all traces of a data folder and what was said of them; returns the report as plain data.
 
     Args:
         outputs_may_train: overrules `generalist.outputs_may_train`.
+
+    Raises:
+        Conflict: another run is under way. Else as `learn` does.
     """
     if outputs_may_train is not None:
         config = _with_outputs_may_train(config, home, outputs_may_train)
     # threads that spin while they wait make training four times slower as soon as anything else wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loader: EngineLoader = load
-    with fraction_bar("learning", progress) as tell:
+    registry = open_registry(home)
+    with recorded_run(registry, tasks) as note, fraction_bar("learning", progress) as tell:
         report = learn(
             store=open_traces(home, config),
-            registry=open_registry(home),
+            registry=registry,
             home=home,
             config=config,
             clock=SystemClock(),
@@ -67,9 +76,30 @@ def run_learn(
             time_limit_min=time_limit_min,
             tasks=tasks,
             force=force,
+            feedback=registry.feedback(),
             progress=tell,
-        )
-    return report.to_dict()
+        ).to_dict()
+        note(report)
+    return report
+
+
+@contextmanager
+def recorded_run(
+    registry: SqlRegistry, tasks: Sequence[str] | None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Keep a site's feedback actor from learning meanwhile, and let it know what was learnt. Raises Conflict."""
+    runs = SqlLearningRuns(registry.database)
+    run_id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+    runs.begin(run_id, tasks=tasks or (), reason=BY_HAND, at=time.time())
+    runs.claim(run_id, psutil.Process())
+    said: dict[str, Any] = {}
+    try:
+        yield said.update
+    except BaseException as error:
+        runs.finish(run_id, "failed", {"error": str(error) or type(error).__name__}, at=time.time())
+        raise
+    report = json.loads(json.dumps(said, default=str))
+    runs.finish(run_id, "stopped" if said.get("interrupted") else "done", report, at=time.time())
 
 
 def _with_outputs_may_train(config: Config, home: Home, value: bool) -> Config:

@@ -21,6 +21,7 @@ from shoal.commands._shared import (
     print_json,
     read_config,
 )
+from shoal.commands._site_call import call_site, site_url
 from shoal.errors import ConfigError
 
 app = typer.Typer(help="Find tasks in the traces and train specialists for them.")
@@ -46,6 +47,13 @@ def learn(
             help="Whether the generalist's terms allow training on its answers (default: the configuration's word).",
         ),
     ] = None,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background", help="Have the running site learn, at low priority, and return at once."
+        ),
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop what the running site is learning.")] = False,
     home: HomeOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -54,6 +62,16 @@ def learn(
 
     What passes its gate goes to `shadow`; `shoal specialists promote` lets it answer.
     """
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    if background or stop:
+        given = {"--time-limit": time_limit, "--seed": seed, "--outputs-may-train": outputs_may_train}
+        for option, value in ({**given, "--force": force or None}).items():
+            if value is not None:
+                raise bad_value(
+                    option, value, "is the site's own setting here", "Set it in shoal.yaml, or leave it out."
+                )
+        _on_site(site_url(existing_home(home)), names, stop=stop, as_json=as_json)
+        return
     if time_limit is not None and time_limit <= 0:
         raise bad_value(
             "--time-limit", time_limit, "must be positive minutes", "Write for example --time-limit 20."
@@ -61,8 +79,6 @@ def learn(
     folder = existing_home(home)
     settings = read_config(folder, config)
     from shoal.commands._learning import run_learn  # heavy: only once the arguments are right
-
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
 
     def run(may_train: bool | None) -> dict[str, Any]:
         return run_learn(
@@ -91,6 +107,21 @@ def learn(
     if report["interrupted"]:
         err.print("stopped; what was finished is kept, and the next run goes on from there")
         raise typer.Exit(EXIT_STOPPED)
+
+
+def _on_site(url: str, names: list[str] | None, *, stop: bool, as_json: bool) -> None:
+    if stop:
+        said = call_site("DELETE", f"{url}/v1/learning")
+        told = (
+            "Learning stops; what it has finished is kept." if said["stopped"] else "Nothing is being learnt."
+        )
+    else:
+        said = call_site("POST", f"{url}/v1/learning", {"tasks": names or []})
+        told = "The site learns in the background; shoal status shows how far it is."
+    if as_json:
+        print_json(said)
+    else:
+        out.print(told, highlight=False)
 
 
 def _can_ask() -> bool:

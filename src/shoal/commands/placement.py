@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from shoal.cluster.placement import Decision
 from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
-from shoal.errors import NotFound, SiteError
+from shoal.commands._site_call import call_site, site_url
+from shoal.errors import NotFound
 from shoal.serve.nodes_status import decision_afresh, read_placement
-from shoal.serve.site_record import read_record
 
 app = typer.Typer(help="Where specialists run, and why; decide anew.")
-_APPLY_S = 30.0
 
 
 @app.command("show")
@@ -143,11 +141,9 @@ def plan(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def apply(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Decide anew, as if nothing ran anywhere, and carry it out."""
     folder = existing_home(home)
-    record = read_record(folder.site)
-    if record is None:
-        raise SiteError("No site is up here.", remedy="Start one: shoal up")
+    url = site_url(folder)
     before = Decision.from_dict(read_placement(folder.placement_status)["decision"])
-    said = _post(f"{record.url}/v1/placement/apply")
+    said = call_site("POST", f"{url}/v1/placement/apply")
     after = Decision.from_dict(said["decision"])
     moved = sum(
         key not in before.assignments or before.assignments[key].node != found.node
@@ -157,24 +153,3 @@ def apply(home: HomeOption = None, as_json: JsonOption = False) -> None:
         print_json({"moved": moved, "decision": said["decision"]})
     else:
         out.print(f"Decided anew: {moved} of {len(after.assignments)} specialists move.", highlight=False)
-
-
-def _post(url: str) -> dict[str, Any]:
-    import os
-
-    from shoal.serve.client import KEY_VARIABLE
-    from shoal.serve.status import rebuild
-
-    key = os.environ.get(KEY_VARIABLE)
-    try:
-        response = httpx.post(
-            url, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=_APPLY_S
-        )
-    except httpx.HTTPError as error:
-        raise SiteError(
-            f"The site does not answer: {error!r}.", remedy="shoal status says how it is."
-        ) from error
-    body: dict[str, Any] = response.json()
-    if not response.is_success:
-        raise rebuild(body, code=response.headers.get("X-Shoal-Error"), http=response.status_code)
-    return body

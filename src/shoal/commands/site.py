@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,6 +229,31 @@ def status(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOp
         raise typer.Exit(1)
 
 
+def learning_line(said: dict[str, Any]) -> str:
+    """What is being learnt, or was last, and what waits to be."""
+    running, last = said["running"], said["last"]
+    if running is not None:
+        text = f"{running.get('fraction', 0.0):.0%} {running.get('text', 'starting')} ({running['reason']})"
+    elif last is not None:
+        ended = time.strftime("%d %b %H:%M", time.localtime(last["ended_at"]))
+        passed = sum(verdict == "pass" for verdict in last["outcomes"].values())
+        text = f"last {ended}: {last['state']}, " + (last["error"] or f"{passed} passed ({last['reason']})")
+    else:
+        text = "never yet"
+    waiting = [f"{count} contradicted answers of {name}" for name, count in said["contradicted"].items()]
+    if said["unknown"]:
+        waiting.append(f"feedback on {said['unknown']} calls that nobody knows")
+    return " ".join(filter(None, ["; ".join([text, *waiting]), said["trouble"]]))
+
+
+def node_line(node: dict[str, Any]) -> str:
+    """A node in one line."""
+    state = "alive" if node["alive"] else "away"
+    busy = "no telemetry yet" if node["busy"] is None else f"{node['busy']:.0%} busy"
+    simulated = ", simulated" if node["simulated"] else ""
+    return f"{node['name']} ({node['tier']}{simulated}) {state}, {busy}, {node['specialists']} specialists"
+
+
 def _show(found: dict[str, Any]) -> None:
     def line(name: str, text: str) -> None:
         out.print(f"  {name:<12}{escape(text)}", highlight=False, soft_wrap=True)
@@ -248,6 +274,18 @@ def _show(found: dict[str, Any]) -> None:
         line("loaded", ", ".join(router["loaded"]) or "no specialist")
         for key, why in router["failed"].items():
             line("failed", f"{key}: {why}")
+    placement = found["placement"]
+    if placement is not None:
+        placed = len(placement["assignments"])
+        nowhere = f", {len(placement['unplaced'])} nowhere" if placement["unplaced"] else ""
+        line(
+            "placement",
+            f"{placed} specialists placed{nowhere}, seen {placement['age_s']:.0f} s ago {placement['trouble']}".rstrip(),
+        )
+    for number, node in enumerate(found["nodes"]):
+        line("nodes" if number == 0 else "", node_line(node))
+    if found["feedback"] is not None:
+        line("learning", learning_line(found["feedback"]))
     traces = found["traces"]
     line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
     if found["processes"]:

@@ -4,7 +4,7 @@ import errno
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -293,3 +293,36 @@ def test_progress_only_grows(site: _Site) -> None:
     site.learn(progress=lambda fraction, text: told.append(fraction))
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_corrections_make_another_version_of_calls_that_were_learnt_before(site: _Site) -> None:
+    first = site.learn()
+    assert [t.verdict for t in site.learn().tasks] == ["unchanged"]
+    wrong = {t.id: t for t in site.store.scan() if "card" in t.chat.last_user_text.split()}
+    feedback = [
+        {
+            "trace_id": name,
+            "score": None,
+            "correction": {"role": "assistant", "content": "card_found"},
+            "at": 1.0,
+        }
+        for name in wrong
+    ]
+    [task] = site.learn(feedback=feedback).tasks
+    assert (task.verdict, task.calls) == ("pass", 350)
+    old, new = site.registry.versions()
+    assert (old.key, old.state) == (first.tasks[0].version, VersionState.RETIRED)
+    assert new.state == VersionState.SHADOW
+    engine = load(site.home.models / new.folder, new.sha256)
+    said = engine.answer([t.chat for t in wrong.values()])
+    assert sum(a.content == "card_found" for a in said) > 0.9 * len(wrong)
+
+
+def test_what_was_corrected_may_train_although_a_specialist_answered_it(site: _Site) -> None:
+    site.store.add(
+        [replace(t, served_by="specialist/intents@1") for t in site.store.scan() if t.id in ("i1", "i2")]
+    )
+    assert site.learn().usable == 348
+    right = {"role": "assistant", "content": "fee_question"}
+    said = {"trace_id": "i1", "score": None, "correction": right, "at": 1.0}
+    assert site.learn(feedback=[said]).usable == 349

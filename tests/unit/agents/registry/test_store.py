@@ -170,6 +170,9 @@ def test_feedback_is_kept_and_checked(registry: SqlRegistry) -> None:
         "trace_id": "t1", "score": -0.5, "correction": None, "comment": "meh", "client_id": "c", "at": 1000.0,
     }  # fmt: skip
     assert [f["trace_id"] for f in registry.feedback()] == ["t1", "t2"]
+    first, second = registry.feedback_after(0)
+    assert (first["trace_id"], second["trace_id"]) == ("t1", "t2")
+    assert registry.feedback_after(first["sequence"]) == [second]
     for bad in ({"score": 2}, {"score": float("nan")}, {}):
         with pytest.raises(InvalidRequest):
             registry.add_feedback("t", **bad)  # type: ignore[arg-type]

@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 
 from shoal.agents.fakes import FakeClock
-from shoal.agents.feedback.rollout import Policy
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.router_loop import RouterLoop, Update, comparison_of
-from shoal.agents.routing.router_state import ComparisonSeen
+from shoal.agents.routing.router_loop import RouterLoop, Update
 from shoal.errors import SiteError
 
 TASK = Task(id=TaskId("t"), name="sort", output_kind=OutputKind.LABEL, calls=1)
@@ -43,23 +41,17 @@ class ListDeployer:
 
 
 class Site:
-    def __init__(self, folder: Path, policy: Policy) -> None:
+    def __init__(self, folder: Path) -> None:
         self.registry = SqlRegistry(folder / "shoal.db")
         self.deployer = ListDeployer()
         self.updates: list[Update] = []
-        self.policy = policy
-        self.loop = self.restart()
-
-    def restart(self) -> RouterLoop:
         self.loop = RouterLoop(
             registry=self.registry,
             deployer=self.deployer,
-            policy=self.policy,
             canary_share=0.1,
             clock=FakeClock(),
             on_update=self.updates.append,
         )
-        return self.loop
 
     def add(self, number: int, state: VersionState) -> None:
         self.registry.add_version(
@@ -79,14 +71,10 @@ class Site:
     def states(self) -> list[VersionState]:
         return [v.state for v in self.registry.versions()]
 
-    def compare(self, key: str, *, agrees: bool, times: int) -> None:
-        for _ in range(times):
-            self.loop.observe(ComparisonSeen(version_key=key, judged=True, agrees=agrees, accepted=True))
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    made = Site(tmp_path, Policy(mode="auto", min_comparisons=30))
+    made = Site(tmp_path)
     made.registry.put_tasks([TASK])
     return made
 
@@ -141,29 +129,6 @@ async def test_a_corrupt_version_is_paused_in_the_registry_with_its_reason_and_o
     assert site.loop.standing.failed == {"t@2": "card.json was altered"}
 
 
-def test_evidence_moves_a_shadow_in_auto_mode_and_is_kept_in_the_registry(site: Site) -> None:
-    site.add(1, VersionState.SHADOW)
-    site.loop.tick()
-    site.compare("t@1", agrees=True, times=120)
-    site.loop.tick()
-    assert site.states() == [VersionState.CANARY]
-    compared, agreed = site.registry.comparisons("t@1")["shadow"]
-    assert compared == agreed == 120
-
-
-def test_a_restarted_loop_goes_on_where_the_dead_one_was(site: Site) -> None:
-    site.add(1, VersionState.SHADOW)
-    site.loop.tick()
-    site.compare("t@1", agrees=True, times=60)
-    site.loop.tick()
-    assert site.states() == [VersionState.SHADOW]
-    site.restart()
-    site.loop.tick()
-    site.compare("t@1", agrees=True, times=60)
-    site.loop.tick()
-    assert site.states() == [VersionState.CANARY]
-
-
 def test_a_registry_that_does_not_answer_leaves_the_last_snapshot_and_says_so(site: Site) -> None:
     class Broken:
         def __getattr__(self, name: str) -> object:
@@ -188,15 +153,3 @@ async def test_a_deployment_that_fails_is_tried_again(site: Site) -> None:
     site.loop.want_again()
     await site.loop.deploy_once()
     assert site.deployer.told == [["t@1"]]
-
-
-def test_a_comparison_is_read_from_the_plain_data_that_gateways_send() -> None:
-    data = {
-        "type": "comparison",
-        "version_key": "t@1",
-        "judged": True,
-        "agrees": False,
-        "accepted": True,
-        "confidence": 0.9,
-    }
-    assert comparison_of(data) == ComparisonSeen(version_key="t@1", judged=True, agrees=False, accepted=True)

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy
+from shoal.agents.feedback.rollout import MoveVersion
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.routing.router_state import (
-    ComparisonSeen,
     EnsureLoaded,
     LoadFailed,
     Publish,
@@ -33,7 +32,7 @@ def read(epoch: int, *versions: Version, task: Task = TASK) -> RegistryRead:
 
 
 def state() -> RouterState:
-    return RouterState(Policy(), canary_share=0.1)
+    return RouterState(canary_share=0.1)
 
 
 def test_the_first_reading_is_published_and_its_performers_are_loaded() -> None:
@@ -74,20 +73,6 @@ def test_nothing_of_an_excluded_task_is_loaded() -> None:
     excluded = Task(id=TASK.id, name="sort", output_kind=OutputKind.LABEL, calls=1, excluded=True)
     commands = state().handle(read(1, version(1, VersionState.SERVING), task=excluded))
     assert next(c for c in commands if isinstance(c, EnsureLoaded)).versions == []
-
-
-def test_only_judged_answers_that_a_client_would_have_got_are_evidence() -> None:
-    router = state()
-    router.handle(read(1, version(1, VersionState.SHADOW)))
-
-    def seen(judged: bool, accepted: bool) -> ComparisonSeen:
-        return ComparisonSeen(version_key="t@1", judged=judged, agrees=True, accepted=accepted)
-
-    assert router.handle(seen(judged=False, accepted=True)) == []
-    assert router.handle(seen(judged=True, accepted=False)) == []
-    assert router.handle(seen(judged=True, accepted=True)) == [
-        CountComparison(version_key="t@1", stage="shadow", agrees=True)
-    ]
 
 
 def test_a_version_that_cannot_be_loaded_is_paused_with_the_reason_once() -> None:

@@ -283,3 +283,20 @@ def test_stats_and_heads_count_only_the_records_that_count(store: ParquetTraceSt
     assert [head.id for head in store.heads()] == ["a", "b"]
     assert [head.id for head in store.heads(limit=1)] == ["a"]
     assert [head.id for head in store.heads(client="y")] == ["b"]
+
+
+def test_a_scan_may_begin_at_a_time(store: ParquetTraceStore) -> None:
+    store.add([trace("a", 1), trace("b", 5)])
+    store.add([trace("c", 2), trace("d", 3)])
+    assert [t.id for t in store.scan(since=3)] == ["d", "b"]
+    assert [t.id for t in store.scan(since=6)] == []
+
+
+def test_calls_are_picked_by_their_ids_and_the_record_that_counts_is_the_newest(
+    store: ParquetTraceStore,
+) -> None:
+    store.add([trace("a", 1, answer="old"), trace("b", 2), trace("c", 3)])
+    store.add([trace("a", 1, answer="new"), trace("d", 4)])
+    found = {t.id: t.answer.content for t in store.pick({"a", "c", "d", "missing"})}
+    assert found == {"a": "new", "c": "yes", "d": "yes"}
+    assert store.pick(()) == []

@@ -1,0 +1,370 @@
+"""The feedback actor's work without Ray: keeps the evidence on versions, hears feedback, has learning run and watches it.
+
+Carries out what `feedback_state.py` decides. Two threads of the actor call it: `tick` a few times a second, and `read` now and then at
+low priority, because it looks into traces. All that must outlive the process is in the database: counts, feedback, runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shoal.agents.feedback.feedback_state import Command, ComparisonSeen, Event, FeedbackState, RegistryRead
+from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
+from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
+from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
+from shoal.agents.feedback.schedule import (
+    ASKED,
+    LearningAsked,
+    LearningEnded,
+    LearningPolicy,
+    LearningStarted,
+    StartLearning,
+    Ticked,
+)
+from shoal.agents.ports import Clock, Registry
+from shoal.agents.registry.records import VersionState
+from shoal.errors import Conflict, ShoalError
+
+log = logging.getLogger("shoal.feedback")
+
+_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
+_MOST_WAITING = 100_000
+#: how often runs are watched, and begun
+_LOOK_S = 1.0
+#: a person's run has so long to say which process it is
+_CLAIM_S = 10.0
+#: a run whose process died so often is given up
+_MOST_BEGUN = 3
+
+
+class EvidenceRegistry(Registry, Protocol):
+    """A registry that also keeps feedback and the counts of comparisons."""
+
+    def comparisons(self, key: str) -> Mapping[str, tuple[int, int]]:
+        """stage -> (compared, agreed)."""
+        ...
+
+    def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None: ...
+
+    def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
+        """What came after the piece of this number, oldest first, each with its own `sequence`."""
+        ...
+
+
+class LearningRuns(Protocol):
+    """See `SqlLearningRuns`."""
+
+    def begin(self, run_id: str, *, tasks: Sequence[str], reason: str, at: float) -> LearningRun:
+        """Raises Conflict while another one is running."""
+        ...
+
+    def note_begun(self, run_id: str, times: int) -> None: ...
+
+    def ask_to_stop(self, run_id: str) -> None: ...
+
+    def finish(self, run_id: str, state: RunState, report: Mapping[str, Any], *, at: float) -> None: ...
+
+    def running(self) -> LearningRun | None: ...
+
+    def get(self, run_id: str) -> LearningRun: ...
+
+    def all(self) -> list[LearningRun]: ...
+
+
+class Learner(Protocol):
+    """Carries runs out, each in a process of its own that outlives this one. Implemented in `serve/`."""
+
+    def start(self, run: LearningRun) -> None:
+        """Returns at once; the process takes the run for itself. Raises OSError."""
+        ...
+
+    def is_starting(self, run_id: str) -> bool:
+        """Whether a process that was started here for the run still lives."""
+        ...
+
+    def stop(self, run: LearningRun) -> None:
+        """Ask the run's process to end, which it does as soon as what it has is safe."""
+        ...
+
+    def progress(self, run_id: str) -> Mapping[str, Any] | None:
+        """`fraction` in [0, 1] and `text`; None where nothing was said yet."""
+        ...
+
+
+@dataclass
+class Standing:
+    """How the actor is, for `shoal status`."""
+
+    #: the registry was read
+    read: bool = False
+    compared: int = 0
+    #: task name -> answers that were contradicted since it was last learnt
+    contradicted: dict[str, int] = field(default_factory=dict)
+    #: task name -> calls that may be learnt from, since it was last learnt; counted where `learning.every_traces` is set
+    grown: dict[str, int] = field(default_factory=dict)
+    #: pieces of feedback whose trace is not there
+    unknown: int = 0
+    running: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    trouble: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class FeedbackLoop:
+    """One per feedback actor. Methods but `tick` and `read` may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        registry: EvidenceRegistry,
+        runs: LearningRuns,
+        learner: Learner,
+        traces: Callable[[], FeedbackTraces],
+        policy: Policy,
+        learning: LearningPolicy,
+        clock: Clock,
+        ids: Callable[[], str],
+    ) -> None:
+        self._registry = registry
+        self._runs = runs
+        self._learner = learner
+        self._clock = clock
+        self._ids = ids
+        self._state = FeedbackState(policy, learning)
+        self._reader = FeedbackReader(
+            traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
+        )
+        self._events: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
+        self._epoch = -1
+        self._recalled = False
+        self._resting = False
+        self._looked_at = float("-inf")
+        #: id of the run that was seen running last
+        self._watched: str | None = None
+        self.standing = Standing()
+
+    def observe(self, event: Event) -> bool:
+        """Take an event. False where far too many wait already."""
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            return False
+        return True
+
+    def learn(self, tasks: Sequence[str] = ()) -> None:
+        """Have a run begun as soon as none is under way. `tasks`: names or ids; all where there are none. Raises NotFound."""
+        self.observe(LearningAsked(tasks=tuple(self._registry.task(name).id for name in tasks)))
+
+    def stop_learning(self) -> bool:
+        """Stop the run that is under way, for good. False where there is none of the site's own."""
+        run = self._runs.running()
+        if run is None or run.by_hand:
+            return False
+        self._runs.ask_to_stop(run.id)
+        self._learner.stop(run)
+        return True
+
+    def rest(self) -> None:
+        """Begin nothing any more, and let the run under way wait for the next actor."""
+        self._resting = True
+        run = self._runs.running()
+        if run is not None and not run.by_hand:
+            self._learner.stop(run)
+
+    # -- the reading thread
+
+    def read(self) -> None:
+        """Look up what feedback and new calls are about. Errors leave all as it was, to be tried again."""
+        if self.standing.read:
+            self._reader.read(self._registry.feedback_after(self._reader.sequence))
+            self.standing.unknown = self._reader.unknown
+
+    # -- the deciding thread
+
+    def tick(self) -> None:
+        """Read the registry if it changed, handle what was observed, watch learning. An error leaves all as it was."""
+        try:
+            self._recall()
+            epoch = self._registry.epoch()
+            if epoch != self._epoch:
+                self._carry_out(self._state.handle(self._read_registry()))
+                self._epoch = epoch
+                self._reader.learnt_before = self._state.schedule.learnt_before()
+                self.standing.read = True
+            self._handle_observed()
+            now = self._clock.monotonic()
+            if now - self._looked_at >= _LOOK_S:
+                self._looked_at = now
+                self._look()
+            self.standing.trouble = ""
+        except ShoalError as error:
+            self.standing.trouble = str(error)
+            log.warning("%s", error)
+
+    def _recall(self) -> None:
+        """What earlier runs have done, once."""
+        if self._recalled:
+            return
+        for run in self._runs.all():
+            if run.ended_at is not None:
+                self._state.handle(_ended(run))
+                self.standing.last = _shown(run)
+        self._recalled = True
+
+    def _read_registry(self) -> RegistryRead:
+        tasks, versions = self._registry.tasks(), self._registry.versions()
+        tallies = {
+            v.key: {
+                stage: Tally(compared, agreed)
+                for stage, (compared, agreed) in self._registry.comparisons(v.key).items()
+            }
+            for v in versions
+            if v.state in _LIVE
+        }
+        self._reader.tasks = tasks
+        return RegistryRead(tasks=tasks, versions=versions, tallies=tallies)
+
+    def _handle_observed(self) -> None:
+        counts: dict[tuple[str, str], list[int]] = {}
+        for event in self._waiting():
+            self._carry_out(self._state.handle(event), counts)
+        for (key, stage), (compared, agreed) in counts.items():
+            self._registry.add_comparisons(key, stage, compared=compared, agreed=agreed)
+            self.standing.compared += compared
+
+    def _waiting(self) -> Iterator[Event]:
+        while True:
+            try:
+                yield self._events.get_nowait()
+            except queue.Empty:
+                return
+
+    def _carry_out(
+        self, commands: Sequence[Command], counts: dict[tuple[str, str], list[int]] | None = None
+    ) -> None:
+        for command in commands:
+            if isinstance(command, CountComparison):
+                if counts is not None:
+                    count = counts.setdefault((command.version_key, command.stage), [0, 0])
+                    count[0] += 1
+                    count[1] += int(command.agrees)
+            elif isinstance(command, MoveVersion):
+                log.info("%s -> %s: %s", command.version_key, command.state, command.reason)
+                self._registry.set_state(command.version_key, command.state, reason=command.reason)
+            else:
+                self._begin(command)
+
+    # -- learning
+
+    def _look(self) -> None:
+        self._watch()
+        if not self._resting:
+            self._carry_out(self._state.handle(Ticked(now=self._clock.now())))
+        schedule = self._state.schedule
+        names = {task.id: task.name for task in self._reader.tasks}
+        self.standing.contradicted = {
+            names.get(task_id, task_id): count for task_id, count in schedule.contradictions().items()
+        }
+        self.standing.grown = {
+            names.get(task_id, task_id): count for task_id, count in schedule.growth().items()
+        }
+
+    def _begin(self, command: StartLearning) -> None:
+        now = self._clock.now()
+        try:
+            run = self._runs.begin(self._ids(), tasks=command.tasks, reason=command.reason, at=now)
+        except Conflict:
+            # somebody else was quicker; it is watched like one of our own
+            self._state.handle(_failed(command, now))
+            if command.reason == ASKED:
+                self.observe(LearningAsked(tasks=command.tasks))
+            raise
+        except ShoalError:
+            self._state.handle(_failed(command, now))
+            raise
+        log.info("learning begins: %s", run.reason)
+        self._launch(run)
+        self._watch()
+
+    def _launch(self, run: LearningRun) -> None:
+        self._runs.note_begun(run.id, run.begun + 1)
+        try:
+            self._learner.start(run)
+        except OSError as error:
+            self._finish(run, "failed", f"Its process cannot be started: {error}.")
+
+    def _watch(self) -> None:
+        """See how the run under way is, whoever began it; go on with one whose process died."""
+        run = self._runs.running()
+        if self._watched is not None and (run is None or run.id != self._watched):
+            ended = self._runs.get(self._watched)
+            self._watched = None
+            self.standing.running, self.standing.last = None, _shown(ended)
+            log.info("learning ended: %s", ended.state)
+            self._state.handle(_ended(ended))
+            self._reader.learnt_before = self._state.schedule.learnt_before()
+        if run is None:
+            return
+        if run.id != self._watched:
+            self._watched = run.id
+            self._state.handle(LearningStarted(started_at=run.started_at))
+        self.standing.running = {**run.to_dict(), **(self._learner.progress(run.id) or {})}
+        if process_of(run) is None and not self._learner.is_starting(run.id):
+            self._go_on(run)
+
+    def _go_on(self, run: LearningRun) -> None:
+        """A running run has no process."""
+        if run.by_hand:
+            if self._clock.now() - run.started_at > _CLAIM_S:
+                self._finish(run, "stopped", "Its process was gone.")
+        elif run.state == "stopping":
+            self._finish(run, "stopped", "It was stopped.")
+        elif run.begun >= _MOST_BEGUN:
+            self._finish(run, "failed", f"Its process died {run.begun} times; see logs/learning.log.")
+        elif not self._resting:
+            log.warning("the process of learning run %s is gone; going on with it", run.id)
+            self._launch(run)
+
+    def _finish(self, run: LearningRun, state: RunState, why: str) -> None:
+        self._runs.finish(run.id, state, {"error": why}, at=self._clock.now())
+
+
+def _failed(command: StartLearning, now: float) -> LearningEnded:
+    return LearningEnded(tasks=command.tasks, state="failed", started_at=now, ended_at=now)
+
+
+def _ended(run: LearningRun) -> LearningEnded:
+    state = run.state if run.state in ("done", "failed") else "stopped"
+    ended_at = run.started_at if run.ended_at is None else run.ended_at
+    return LearningEnded(
+        tasks=run.tasks,
+        state=state,
+        started_at=run.started_at,
+        ended_at=ended_at,
+    )
+
+
+def _shown(run: LearningRun) -> dict[str, Any]:
+    """A run that ended, as a person would want to see it."""
+    tasks = run.report.get("tasks") or []
+    return {
+        **run.to_dict(),
+        "error": str(run.report.get("error", "")),
+        "outcomes": {str(task["name"]): str(task["verdict"]) for task in tasks},
+    }
+
+
+def comparison_of(data: Mapping[str, Any]) -> ComparisonSeen:
+    """Read an observed comparison as it crosses processes."""
+    return ComparisonSeen(
+        version_key=str(data["version_key"]),
+        judged=bool(data["judged"]),
+        agrees=bool(data["agrees"]),
+        accepted=bool(data["accepted"]),
+    )

@@ -1,0 +1,141 @@
+"""Looks up what feedback and new calls are about: the trace, its task, whether its answer is contradicted.
+
+Owns how far it has read. Feedback may come before its trace is readable, so what is not found yet is looked for again for a while.
+Knows nothing of what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from shoal.agents.feedback.lessons import contradicts
+from shoal.agents.feedback.schedule import NO_TASK, Event, FeedbackSeen, TracesSeen
+from shoal.agents.learning.material import may_train
+from shoal.agents.ports import Clock
+from shoal.agents.registry.records import Task, TaskId
+from shoal.agents.tasks.matcher import Matcher
+from shoal.agents.traces.trace import Trace
+
+#: a trace that has not become readable in so long is not there
+_GIVE_UP_S = 3600.0
+#: calls become readable a little out of order
+_OVERLAP_S = 300.0
+#: how often new calls are counted
+_COUNT_EVERY_S = 20.0
+
+
+class FeedbackTraces(Protocol):
+    """Readable traces, as far as feedback needs them."""
+
+    def pick(self, ids: Collection[str]) -> list[Trace]:
+        """The traces of these ids that are there."""
+        ...
+
+    def scan(self, *, since: float) -> Iterator[Trace]:
+        """Those that came in at `since` or later, oldest first."""
+        ...
+
+    def count(self) -> int: ...
+
+
+class FeedbackReader:
+    """Used by one thread.
+
+    Args:
+        traces: opens the store, when it is needed first.
+        observe: takes what is found.
+        counts: whether new calls are counted.
+    """
+
+    def __init__(
+        self,
+        traces: Callable[[], FeedbackTraces],
+        *,
+        clock: Clock,
+        observe: Callable[[Event], object],
+        counts: bool,
+    ) -> None:
+        self._open = traces
+        self._opened: FeedbackTraces | None = None
+        self._clock = clock
+        self._observe = observe
+        self._counts = counts
+        #: set by the deciding thread: the registry's tasks, and a time before which nothing counts
+        self.tasks: Sequence[Task] = ()
+        self.learnt_before = 0.0
+        #: of the newest feedback that was read
+        self.sequence = 0
+        #: feedback whose trace was not found, by sequence
+        self._missing: dict[int, Mapping[str, Any]] = {}
+        self.unknown = 0
+        self._matched: tuple[Sequence[Task], Matcher] | None = None
+        self._counted_at = float("-inf")
+        self._counted = -1
+        self._until = float("-inf")
+        #: ids of the calls that came in within the overlap
+        self._recent: dict[str, float] = {}
+
+    def read(self, feedback: Sequence[Mapping[str, Any]]) -> None:
+        """Take what came since `sequence`, and look for what is missing."""
+        for said in feedback:
+            self.sequence = max(self.sequence, int(said["sequence"]))
+            if said["at"] > self.learnt_before and (said["correction"] or said["score"] is not None):
+                self._missing[int(said["sequence"])] = said
+        if self._missing:
+            self._look_up()
+        if self._counts and self._clock.monotonic() - self._counted_at >= _COUNT_EVERY_S:
+            self._counted_at = self._clock.monotonic()
+            self._count()
+
+    @property
+    def _traces(self) -> FeedbackTraces:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _task_of(self, trace: Trace) -> TaskId:
+        if self._matched is None or self._matched[0] is not self.tasks:
+            self._matched = (self.tasks, Matcher([(task.id, task) for task in self.tasks]))
+        return self._matched[1].match(trace.chat).task_id or NO_TASK
+
+    def _look_up(self) -> None:
+        found = {
+            str(trace.id): trace
+            for trace in self._traces.pick({str(said["trace_id"]) for said in self._missing.values()})
+        }
+        for sequence, said in list(self._missing.items()):
+            trace = found.get(said["trace_id"])
+            if trace is not None:
+                del self._missing[sequence]
+                task_id = self._task_of(trace)
+                if task_id != NO_TASK:
+                    self._observe(
+                        FeedbackSeen(
+                            trace_id=str(trace.id),
+                            task_id=task_id,
+                            contradicts=contradicts(trace, said),
+                            at=float(said["at"]),
+                        )
+                    )
+            elif self._clock.now() - said["at"] > _GIVE_UP_S:
+                del self._missing[sequence]
+                self.unknown += 1
+
+    def _count(self) -> None:
+        count = self._traces.count()
+        if count == self._counted:
+            return
+        times: dict[TaskId, list[float]] = {}
+        since = max(self.learnt_before, self._until - _OVERLAP_S)
+        for trace in self._traces.scan(since=since):
+            if trace.id in self._recent:
+                continue
+            self._recent[trace.id] = trace.timestamp
+            self._until = max(self._until, trace.timestamp)
+            if may_train([trace], True):
+                times.setdefault(self._task_of(trace), []).append(trace.timestamp)
+        self._recent = {i: at for i, at in self._recent.items() if at >= self._until - _OVERLAP_S}
+        self._counted = count
+        if times:
+            self._observe(TracesSeen(times=times))

@@ -1,0 +1,257 @@
+"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted. A pure state machine.
+
+`handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time.
+What counts is what came since a task was last learnt: since the start of the last run that included it, or since its newest version
+was made where no known run made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from shoal.agents.registry.records import Task, TaskId, Version
+from shoal.agents.tasks.corrections import is_hidden
+
+#: stands for the calls that belong to no task yet
+NO_TASK: Final = TaskId("")
+#: the reason of a run that somebody asked the site for
+ASKED: Final = "asked for"
+#: after a run that failed, seconds until learning begins by itself again; doubled with each further failure
+_RETRY_S = 600.0
+_LONGEST_RETRY_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningPolicy:
+    """What begins a run by itself; None or 0 for never.
+
+    Attributes:
+        every_hours: since the last run over all tasks.
+        every_traces: calls of a task that may be learnt from, since it was last learnt.
+        min_corrections: answers of a task that were contradicted, since it was last learnt.
+    """
+
+    every_hours: float | None = None
+    every_traces: int | None = None
+    min_corrections: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksRead:
+    """The registry's tasks and versions as they are."""
+
+    tasks: Sequence[Task]
+    versions: Sequence[Version]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackSeen:
+    """Somebody said something of an answer. What is said later of the same trace takes its place."""
+
+    trace_id: str
+    task_id: TaskId
+    contradicts: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracesSeen:
+    """Calls that may be learnt from have become readable: task (`NO_TASK` for none) -> when each came in. Each call is seen once."""
+
+    times: Mapping[TaskId, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningAsked:
+    """Somebody wants a run. `tasks`: ids; empty for all."""
+
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningStarted:
+    """A run is under way, whoever began it."""
+
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningEnded:
+    """A run has ended. `tasks`: ids or names; empty for all."""
+
+    tasks: tuple[str, ...]
+    state: Literal["done", "failed", "stopped"]
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """Time passes: a run may begin only now."""
+
+    now: float
+
+
+Event: TypeAlias = (
+    TasksRead | FeedbackSeen | TracesSeen | LearningAsked | LearningStarted | LearningEnded | Ticked
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartLearning:
+    """Begin a run. `tasks`: ids; empty for all."""
+
+    tasks: tuple[str, ...]
+    reason: str
+
+
+class Schedule:
+    """What has come since each task was last learnt."""
+
+    def __init__(self, policy: LearningPolicy) -> None:
+        self._policy = policy
+        self._tasks: dict[TaskId, Task] = {}
+        self._versions: Sequence[Version] = ()
+        #: task -> trace -> when it was contradicted
+        self._contradicted: dict[TaskId, dict[str, float]] = {}
+        self._times: dict[TaskId, list[float]] = {}
+        #: spans of all runs that are known, from start to end
+        self._runs: list[tuple[float, float]] = []
+        #: task -> start of the last run that included it and came to its end
+        self._learnt: dict[str, float] = {}
+        self._learnt_all: float = 0.0
+        #: start of the run that is under way
+        self._running: float | None = None
+        #: what was asked for and has not begun; empty for all tasks, None for nothing
+        self._asked: tuple[str, ...] | None = None
+        self._failures = 0
+        self._not_before = float("-inf")
+        self._first_tick: float | None = None
+
+    def handle(self, event: Event) -> list[StartLearning]:
+        if isinstance(event, Ticked):
+            return self._tick(event.now)
+        if isinstance(event, TasksRead):
+            self._tasks = {task.id: task for task in event.tasks if not is_hidden(task)}
+            self._versions = event.versions
+        elif isinstance(event, FeedbackSeen):
+            self._hear(event)
+        elif isinstance(event, TracesSeen):
+            for task_id, times in event.times.items():
+                self._times.setdefault(task_id, []).extend(times)
+        elif isinstance(event, LearningAsked):
+            both = bool(event.tasks) and self._asked != ()
+            self._asked = tuple(dict.fromkeys((*(self._asked or ()), *event.tasks))) if both else ()
+        elif isinstance(event, LearningStarted):
+            self._running = event.started_at
+        else:
+            self._end(event)
+        return []
+
+    def learnt_at(self, task_id: TaskId) -> float:
+        """When the task was last learnt, in seconds since the epoch; 0 for never."""
+        if task_id == NO_TASK:
+            return self._learnt_all
+        task = self._tasks.get(task_id)
+        by_run = max(self._learnt.get(name, 0.0) for name in (task_id, task.name if task else ""))
+        made = [v.created_at for v in self._versions if v.task_id == task_id and not self._in_run(v)]
+        return max(by_run, self._learnt_all, *made, 0.0)
+
+    def learnt_before(self) -> float:
+        """All tasks were learnt at this time or later: what is older counts for none."""
+        return min((self.learnt_at(task_id) for task_id in (*self._tasks, NO_TASK)), default=0.0)
+
+    def contradictions(self) -> dict[TaskId, int]:
+        """Answers that were contradicted since each task was last learnt."""
+        counts = {}
+        for task_id, seen in self._contradicted.items():
+            since = self.learnt_at(task_id)
+            counts[task_id] = sum(at > since for at in seen.values())
+        return {task_id: count for task_id, count in counts.items() if count and task_id in self._tasks}
+
+    def growth(self) -> dict[TaskId, int]:
+        """Calls that may be learnt from, since each task was last learnt."""
+        for task_id, times in self._times.items():
+            since = self.learnt_at(task_id)
+            if times and min(times) <= since:
+                times[:] = [at for at in times if at > since]
+        return {task_id: len(times) for task_id, times in self._times.items() if times}
+
+    def _in_run(self, version: Version) -> bool:
+        spans = list(self._runs)
+        if self._running is not None:
+            spans.append((self._running, float("inf")))
+        return any(start <= version.created_at <= end for start, end in spans)
+
+    def _hear(self, event: FeedbackSeen) -> None:
+        seen = self._contradicted.setdefault(event.task_id, {})
+        if event.contradicts:
+            seen[event.trace_id] = event.at
+        else:
+            seen.pop(event.trace_id, None)
+
+    def _end(self, event: LearningEnded) -> None:
+        self._running = None
+        self._runs.append((event.started_at, event.ended_at))
+        if event.state == "failed":
+            wait_s = min(_RETRY_S * 2**self._failures, _LONGEST_RETRY_S)
+            self._failures += 1
+            self._not_before = event.ended_at + wait_s
+            return
+        self._failures = 0
+        self._not_before = float("-inf")
+        if event.state == "stopped":
+            # whoever stopped it wants quiet for a while
+            self._not_before = event.ended_at + _RETRY_S
+        elif event.tasks:
+            for name in event.tasks:
+                self._learnt[name] = max(event.started_at, self._learnt.get(name, 0.0))
+        else:
+            self._learnt_all = max(event.started_at, self._learnt_all)
+
+    def _tick(self, now: float) -> list[StartLearning]:
+        if self._first_tick is None:
+            self._first_tick = now
+        if self._running is not None:
+            return []
+        command = self._due(now)
+        if command is None:
+            return []
+        self._running = now
+        return [command]
+
+    def _due(self, now: float) -> StartLearning | None:
+        if self._asked is not None:
+            tasks, self._asked = self._asked, None
+            return StartLearning(tasks=tasks, reason=ASKED)
+        if now < self._not_before:
+            return None
+        hours = self._policy.every_hours
+        begun = now if self._first_tick is None else self._first_tick
+        if hours and now - max(self._learnt_all, begun) >= 3600 * hours:
+            return StartLearning(tasks=(), reason=f"every {hours:g} hours")
+        return self._grown()
+
+    def _grown(self) -> StartLearning | None:
+        """Tasks of which enough has come."""
+        why: dict[TaskId, str] = {}
+        if self._policy.every_traces:
+            for task_id, count in self.growth().items():
+                if count >= self._policy.every_traces and self._is_learnable(task_id):
+                    why[task_id] = f"{count:,} new calls of {self._name(task_id)}"
+        if self._policy.min_corrections:
+            for task_id, count in self.contradictions().items():
+                if count >= self._policy.min_corrections and self._is_learnable(task_id):
+                    why[task_id] = f"{count:,} answers of {self._name(task_id)} were contradicted"
+        if not why:
+            return None
+        tasks = () if NO_TASK in why else tuple(why)
+        return StartLearning(tasks=tasks, reason="; ".join(why.values()))
+
+    def _is_learnable(self, task_id: TaskId) -> bool:
+        return task_id == NO_TASK or (task_id in self._tasks and not self._tasks[task_id].excluded)
+
+    def _name(self, task_id: TaskId) -> str:
+        return self._tasks[task_id].name if task_id in self._tasks else "no known task"
