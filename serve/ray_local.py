@@ -139,7 +139,8 @@ def site_environment(ray: LocalRay, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_RISE": "1",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+        # three failures in a row and HAProxy is started anew
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
         # a replica that is told to stop need not wait half a minute for load balancers that are not there
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -235,7 +236,8 @@ def haproxy_wrapper(ray: LocalRay, real: str) -> str:
     """A shell script in HAProxy's place.
 
     Ray renders HAProxy's configuration with its metrics and statistics on all interfaces, and a plain text page for a gateway that
-    is away. The script turns both into what a site promises, loopback only and errors of OpenAI's shape, and becomes HAProxy.
+    is away or that a HAProxy just started does not know yet. The script turns them into what a site promises, loopback only and errors of
+    OpenAI's shape, and becomes HAProxy.
     """
     body = json.dumps(_NO_GATEWAY)
     page = (
@@ -250,9 +252,13 @@ for word in "$@"; do
   previous=$word
 done
 if [ -n "$configuration" ]; then
+  folder=${{configuration%/*}}
+  printf '%s' {shlex.quote(body)} > "$folder/no-gateway.json"
   sed -i -e 's/^\\( *bind\\) \\**:{ray.ports.metrics}$/\\1 127.0.0.1:{ray.ports.metrics}/' \\
-    -e 's/^\\( *bind\\) \\**:{ray.ports.statistics}$/\\1 127.0.0.1:{ray.ports.statistics}/' "$configuration"
-  printf '{page}%s' {shlex.quote(body)} > "${{configuration%/*}}/500.http"
+    -e 's/^\\( *bind\\) \\**:{ray.ports.statistics}$/\\1 127.0.0.1:{ray.ports.statistics}/' \\
+    -e "s#^\\( *http-request return\\) status 404 content-type text/plain lf-string .*#\\1 status 503 content-type application/json \
+hdr Retry-After 2 file $folder/no-gateway.json#" "$configuration"
+  printf '{page}%s' {shlex.quote(body)} > "$folder/500.http"
 fi
 exec {shlex.quote(real)} "$@"
 """

@@ -149,7 +149,7 @@ async def test_a_router_that_was_killed_still_takes_changes_once_it_is_back(site
     "name", ["PlacementActor", "FeedbackActor", "NodeMonitor", "ToolHost", "ServeController", "haproxy"]
 )
 async def test_the_death_of_what_no_call_waits_for_is_hardly_noticed(site: Site, name: str) -> None:
-    """HAProxy stands on the way of calls: those under way break off, and the next is answered in time all the same."""
+    """HAProxy stands on the way of calls: those that come before it is back break off, or get a clean 503."""
     if name == "ToolHost":
         run = httpx.post(
             f"{site.url}/v1/plans/sales-report/runs", json={"input": QUESTION, "stream": True}, timeout=60
@@ -159,7 +159,8 @@ async def test_the_death_of_what_no_call_waits_for_is_hardly_noticed(site: Site,
     print(outcome.line(name))
     check_nothing_lost(site, outcome)
     check_clean(outcome)
-    assert outcome.next_answer_s < 2
+    # HAProxy is the way to the gateway: without it the gateway is down
+    assert outcome.next_answer_s < (10 if name == "haproxy" else 2)
     assert outcome.specialist_s < 30
     if name != "haproxy":
         assert all(g.ok for g in outcome.got)
