@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,38 +14,13 @@ import pytest
 import yaml
 
 from shoal.config import GeneralistConfig, load_config
-from shoal.errors import GeneralistUnavailable
-from shoal.examples.sales_report import calls, run
-from shoal.examples.sales_report.prompts import ANALYSE, CALL_SITES, WRITE
-from shoal.examples.sales_report.records import record_key
-from shoal.examples.sales_report.scoring import Row
+from shoal.examples.sales_report import rounds, run
+from shoal.examples.sales_report.agent import sales_report
+from shoal.examples.sales_report.scoring import Part
 from shoal.home import Home
 
-SCALE = calls.Scale(seed=7, log_calls=60, unseen_calls=21)
+SCALE = rounds.Scale(seed=7, log_questions=60, unseen_questions=21)
 GENERALIST = GeneralistConfig(base_url="http://127.0.0.1:1/v1", model="big", outputs_may_train=True)
-
-
-def test_the_log_mixes_both_call_sites_and_no_unseen_call_is_in_it() -> None:
-    log = calls.log_calls(SCALE)
-    unseen = calls.unseen_calls(SCALE, log)
-    assert [sum(c.call_site == site for c in log) for site in CALL_SITES] == [60, 60]
-    assert len({c.call_site for c in log[:12]}) == 2 and not any(c.novel for c in log)
-    for site in CALL_SITES:
-        mine = [c for c in unseen if c.call_site == site]
-        assert (len(mine), sum(c.novel for c in mine)) == (21, 10)
-        seen = {record_key(c.record) for c in log if c.call_site == site}
-        assert not seen & {record_key(c.record) for c in mine}
-    assert calls.log_calls(SCALE) == log and calls.unseen_calls(SCALE, log) == unseen
-
-
-def test_novel_calls_have_only_names_that_the_log_never_had() -> None:
-    log = calls.log_calls(calls.Scale(seed=1, log_calls=400))
-    names = {
-        str(c.record[field]) for c in log for field in ("region", "product", "driver") if field in c.record
-    }
-    for call in calls.unseen_calls(SCALE, log):
-        fields = ("region", "driver") if call.call_site == WRITE else ("region", "product")
-        assert call.novel == (not names & {call.record[field] for field in fields}), call
 
 
 def test_taken_ports_are_avoided() -> None:
@@ -59,36 +34,15 @@ def test_taken_ports_are_avoided() -> None:
 
 def test_the_configuration_kept_in_the_home_is_the_one_that_was_used(tmp_path: Path) -> None:
     home = Home(tmp_path).create()
-    config = run.demo_config(GENERALIST, SCALE)
+    config = run.demo_config(home, GENERALIST, SCALE)
     run.write_config(home, config)
     assert load_config(home.config) == config
+    assert [path.name for path in config.plans] == ["sales-report.yaml"] and "sales_figures" in config.tools
     assert yaml.safe_load(home.config.read_text())["generalist"]["outputs_may_train"] is True
 
 
-async def test_calls_run_at_once_up_to_the_limit_and_a_failure_is_a_row() -> None:
-    made = calls.log_calls(SCALE)[:30]
-    under_way = most = 0
-
-    async def ask(call: calls.Called) -> Row:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        await asyncio.sleep(0.002)
-        under_way -= 1
-        if call is made[3]:
-            raise GeneralistUnavailable("gone.")
-        return Row(call_site=call.call_site, record=call.record, answer="x", served_by="generalist/big")
-
-    steps: list[int] = []
-    rows = await calls.ask_all(made, ask, 4, lambda: steps.append(1))
-    assert most == 4 and len(steps) == 30
-    assert [row.record for row in rows] == [call.record for call in made]
-    assert (rows[3].answer, rows[3].error) == (None, "gone.")
-    assert all(row.latency_ms >= 1 for row in rows)
-
-
 def test_the_stand_in_runs_only_as_long_as_it_is_needed() -> None:
-    with run.stand_in(calls.Scale(seed=1, latency_ms=1)) as generalist:
+    with run.stand_in(rounds.Scale(seed=1, latency_ms=1)) as generalist:
         assert (generalist.model, generalist.price_in, generalist.price_out) == (
             "stand-in-generalist",
             2.5,
@@ -104,8 +58,8 @@ def test_the_stand_in_runs_only_as_long_as_it_is_needed() -> None:
 
 def test_the_stand_in_ends_when_the_demo_is_killed_outright() -> None:
     code = (
-        "import time\nfrom shoal.examples.sales_report import calls, run\n"
-        "with run.stand_in(calls.Scale()) as g:\n    print(g.base_url, flush=True)\n    time.sleep(60)\n"
+        "import time\nfrom shoal.examples.sales_report import rounds, run\n"
+        "with run.stand_in(rounds.Scale()) as g:\n    print(g.base_url, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -123,20 +77,45 @@ def test_the_stand_in_ends_when_the_demo_is_killed_outright() -> None:
     pytest.fail("the stand-in still answers")
 
 
-async def test_the_generalists_own_answers_are_asked_past_the_site() -> None:
+async def test_the_generalists_own_plans_and_analyses_are_asked_past_the_site() -> None:
     class Silent:
         def say(self, text: str) -> None: ...
 
         def bar(self, text: str, total: int) -> object:
-            import contextlib
-
             return contextlib.nullcontext(lambda: None)
 
         def wait(self, text: str) -> object:
-            raise NotImplementedError
+            return contextlib.nullcontext(lambda told: None)
 
-    made = calls.log_calls(SCALE)[:6]
-    with run.stand_in(calls.Scale(seed=1, latency_ms=1)) as generalist:
-        rows = await calls.ask_directly(generalist, made, 2, Silent())  # type: ignore[arg-type]
-    assert all(row.answer and not row.by_specialist and row.prompt_tokens > 10 for row in rows)
-    assert {row.call_site for row in rows} <= {ANALYSE, WRITE}
+    question = "Show me the main sales trends by region for last year."
+    record = {
+        "growth": 30,
+        "price_effect": 1,
+        "online": 20,
+        "stores": 9,
+        "partners": 0,
+        "returns_rate": 1,
+        "stock_out_days": 0,
+    }
+    parts = [
+        Part(step="plan", given=question, said=None, performer="specialist/p@1"),
+        Part(step="analyse", given=record, said=None, performer="specialist/a@1"),
+        Part(step="write", given=record, said="x", performer="specialist/w@1"),
+    ]
+    with run.stand_in(rounds.Scale(seed=1, latency_ms=1)) as generalist:
+        found = await rounds.ask_directly(generalist, parts, 2, Silent())  # type: ignore[arg-type]
+    assert set(found) == {parts[0].key, parts[1].key}
+    assert found[parts[1].key]["driver"] == "online sales"
+    assert found[parts[0].key]["steps"][0]["input"]["period"] == "last year"
+
+
+def test_the_unseen_questions_are_not_in_the_log() -> None:
+    log = rounds.log_questions(SCALE)
+    unseen = rounds.unseen_questions(SCALE, log)
+    assert (len(log), len(unseen)) == (60, 21)
+    assert not {q.text for q in log} & {q.text for q in unseen}
+
+
+def test_the_agents_plan_can_be_read() -> None:
+    plan = sales_report()
+    assert (plan.name, plan.skills["write"].tier, plan.tools) == ("sales-report", "edge", ("sales_figures",))

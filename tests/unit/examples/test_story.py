@@ -12,67 +12,86 @@ from shoal.commands import _shared, demo
 from shoal.commands._shared import run_app
 from shoal.errors import GeneralistUnavailable, UsageError
 from shoal.examples.sales_report import run
-from shoal.examples.sales_report.prompts import ANALYSE, CALL_SITES, WRITE
-from shoal.examples.sales_report.scoring import Price, Row, summary
 
-RIGHT = '{"driver": "pricing", "action": "keep the new price"}'
-RECORD = {"region": "Andes", "growth": 4, "driver": "gift cards"}
-
-
-def rows(served_by: str, latency_ms: float) -> list[Row]:
-    texts = {ANALYSE: RIGHT, WRITE: "Revenue in Andes grew 4% on gift cards."}
-    return [
-        Row(
-            call_site=site,
-            record=RECORD,
-            answer=texts[site],
-            reference=texts[site],
-            served_by=served_by,
-            latency_ms=latency_ms,
-            prompt_tokens=100,
-            completion_tokens=20,
-            novel=number % 2 == 0,
-        )
-        for site in CALL_SITES
-        for number in range(10)
-    ]
+RUN = {
+    "id": "r1",
+    "plan": "sales-report",
+    "status": "done",
+    "input": {"question": "What drove sales by region in last quarter?"},
+    "output": ["Revenue for Andes rose by 4%, thanks to pricing."],
+    "error": None,
+    "label": "internal",
+    "created_at": 1.0,
+    "ended_at": 1.4,
+    "cost_usd": 0.0001,
+    "steps": [],
+}
 
 
-def result(served_by: str = "specialist/sales@1") -> dict[str, Any]:
-    said = summary(
-        generalist={"model": "stand-in-generalist", "stand_in": True},
-        first=rows("generalist/stand-in-generalist", 130),
-        second=rows(served_by, 20),
-        direct=rows("generalist/stand-in-generalist", 125),
-        concurrency=(16, 4, 4),
-        price=Price(2.5, 10),
-        specialists=[],
-        seconds={"learn": 60.0, "total": 99.5},
-    )
-    return {**said, "home": None, "report": "/tmp/demo.html"}
+def step(share: float | None, tier: str) -> dict[str, Any]:
+    return {
+        "calls": 400,
+        "specialist_calls": 400,
+        "specialist_share": share,
+        "nodes": {f"{tier}-1": 400},
+        "tiers": {tier: 400},
+        "specialist_tiers": {tier: 400},
+        "latency_p50_ms": 137.2,
+        "latency_p95_ms": 215.0,
+        "cost_usd_per_1000": None if share is None else 1.07,
+    }
 
 
-def test_the_summary_is_json_with_the_flat_figures() -> None:
-    said = json.loads(json.dumps(result()))
-    assert said["demo_specialist_share"] == 1.0 and said["demo_structured_agreement"] == 1.0
-    assert said["demo_seconds"] == 99.5 and said["broken_promises"] == []
-    assert [(r["name"], r["calls"], r["concurrency"]) for r in said["rounds"][:2]] == [
-        ("log", 20, 16),
-        ("unseen", 20, 4),
-    ]
-    assert said["rounds"][0]["cost_usd_per_1000"] == 0.45 and said["rounds"][1]["cost_usd_per_1000"] == 0
-    assert said["call_sites"][WRITE]["values_carried"] == 1.0
-    assert {e["call_site"] for e in said["examples"]} == set(CALL_SITES)
+def found_round(name: str) -> dict[str, Any]:
+    tiers = {"plan": "local", "query": "local", "analyse": "local", "write": "edge"}
+    steps = {key: step(None if key == "query" else 1.0, tier) for key, tier in tiers.items()}
+    figures = {"answer_p50_ms": 550.1, "answer_p95_ms": 732.0, "cost_usd_per_1000": 15.68}
+    return {
+        "name": name,
+        "questions": 50,
+        "failed": 0,
+        "calls": 850,
+        "concurrency": 3,
+        **figures,
+        "steps": steps,
+    }
+
+
+def result(*, specialists: bool = True) -> dict[str, Any]:
+    quality = {
+        name: {"specialist_calls": 400 if specialists else 0, "agreement": 0.99, "disagreements": []}
+        for name in ("plan", "analyse", "write")
+    }
+    price = {"in": 2.5, "out": 10.0}
+    return {
+        "generalist": {
+            "model": "stand-in-generalist",
+            "stand_in": True,
+            "stated_price_usd_per_million_tokens": price,
+        },
+        "rounds": [found_round("log"), found_round("unseen")],
+        "quality": quality,
+        "specialists": [],
+        "placement": None,
+        "example": RUN,
+        "errors": [],
+        "broken_promises": [] if specialists else ["plan: too few", "write: too few"],
+        "seconds": {"learn": 60.0, "total": 99.5},
+        "demo_seconds": 99.5,
+        "home": None,
+        "report": "/tmp/demo.html",
+    }
 
 
 def test_the_story_says_who_the_stand_in_is_what_was_broken_and_where_to_look(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = _tell(result("generalist/stand-in-generalist"), capsys)
+    told = _tell(result(specialists=False), capsys)
     assert "stand-in-generalist (a stand-in)" in told and "stated price 2.50/10.00" in told
     assert told.count("not as promised") == 2
     assert "/tmp/demo.html" in told and "shoal traces import" in told and "--keep" in told
-    assert max(map(len, told.splitlines())) <= 80
+    assert "simulated" in told and "run r1 of sales-report: done" in told
+    assert max(map(len, told.splitlines())) <= 80, told
     kept = _tell({**result(), "home": "/tmp/kept"}, capsys)
     assert "shoal tasks ls --home /tmp/kept" in kept and "not as promised" not in kept
 
@@ -133,7 +152,7 @@ def test_a_kept_or_named_folder_stays(
 @pytest.mark.parametrize(
     ("outcome", "exit_code", "stays"),
     [
-        (result("generalist/x"), 1, False),
+        (result(specialists=False), 1, False),
         ({**result(), "rounds": [{"failed": 2}]}, 1, False),
         (KeyboardInterrupt(), _shared.EXIT_STOPPED, False),
         (GeneralistUnavailable("It is away.", remedy="Wake it."), 1, True),
