@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -318,7 +318,7 @@ class PlanRunner:
         view = live.run.view() if live.run.over else None
         for attempt in range(1, _KEEP_ATTEMPTS + 1):
             try:
-                await asyncio.to_thread(self._store.keep, live.run.run_id, keeps, view)
+                await _to_its_end(asyncio.to_thread(self._store.keep, live.run.run_id, keeps, view))
                 return
             except SiteError:
                 if attempt == _KEEP_ATTEMPTS:
@@ -373,6 +373,16 @@ class PlanRunner:
                 f"The step {command.step} was not done within {limit:g} s.",
                 remedy="Give it more `timeout_s`.",
             ) from None
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work in a thread also where this task is cancelled meanwhile: a thread cannot be stopped."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 async def _notify(live: _Live) -> None:

@@ -1,0 +1,223 @@
+"""Runs on asyncio over a real store: whatever fails, is retried, killed or resumed, the result is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shoal.agents.fakes import FunctionPerformer
+from shoal.agents.plans.drawing import draw_plan, draw_run
+from shoal.agents.plans.plan import Plan, parse_plan
+from shoal.agents.plans.runner import PlanRunner
+from shoal.agents.plans.store import SqlRuns
+from shoal.agents.registry.database import Database
+from shoal.errors import InvalidRequest, NotFound, SpecialistUnavailable, StepFailed
+from shoal.nodes.spool import SystemClock
+
+IDS = itertools.count()
+
+
+def runner_over(folder: Path, performer: FunctionPerformer) -> PlanRunner:
+    return PlanRunner(
+        store=SqlRuns(Database(folder / "runs.db")),
+        performer=performer,
+        clock=SystemClock(),
+        ids=lambda: f"r{next(IDS)}",
+    )
+
+
+def random_plan(seed: int) -> Plan:
+    """A data-flow graph of models, tools and lists; each step's output depends on all that it refers to."""
+    rng = random.Random(seed)
+    steps: list[dict[str, Any]] = []
+    for number in range(rng.randint(2, 7)):
+        known = [step["id"] for step in steps]
+        sources = [f"${name}" for name in rng.sample(known, k=min(len(known), rng.randint(0, 3)))]
+        given = {f"x{n}": source for n, source in enumerate(sources or ["$input.q"])}
+        use = rng.choice(("auto", "tool/hash"))
+        step = {"id": f"s{number}", "use": use, "input": given, "retries": 3}
+        if rng.random() < 0.4:
+            step |= {"each": "$input.list", "input": {**given, "item": "$item", "n": "$index"}}
+        steps.append(step)
+    result = {step["id"]: f"${step['id']}" for step in steps}
+    return parse_plan({"name": "p", "steps": steps, "result": result}, source="test")
+
+
+def performer(**more: Any) -> FunctionPerformer:
+    def say(body: Mapping[str, Any]) -> str:
+        return f"said {hash_of(body['messages'][-1]['content'])}"
+
+    return FunctionPerformer(
+        answer=say, tools={"hash": lambda a: {"h": hash_of(repr(sorted(a.items())))}}, **more
+    )
+
+
+def hash_of(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+GIVEN = {"q": "why", "list": ["a", "b", "c"]}
+
+
+async def undisturbed(plan: Plan, folder: Path) -> Any:
+    runner = runner_over(folder, performer())
+    view = await runner.result(await runner.start(plan, GIVEN))
+    assert view["status"] == "done", view["error"]
+    return view["output"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+async def test_failures_that_pass_and_a_killed_process_change_nothing(seed: int) -> None:
+    plan, rng = random_plan(seed), random.Random(seed)
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        expected = await undisturbed(plan, folder)
+
+        def faults(name: str, label: str) -> None:
+            if rng.random() < 0.15:
+                raise rng.choice((SpecialistUnavailable("away"), StepFailed("broke")))
+
+        flaky = performer(delay_s=0.001)
+        first = runner_over(folder, flaky)
+        run_id = await first.start(plan, GIVEN)
+        await asyncio.sleep(rng.uniform(0, 0.03))
+        await first.close()  # as a killed process: what was under way is lost
+        store = SqlRuns(Database(folder / "runs.db"))
+        kept = {(part.step, part.part) for part in store.load(run_id).parts}
+        flaky.calls.clear()
+        flaky.faults = faults
+        second = runner_over(folder, flaky)
+        await second.adopt()
+        view = await second.result(run_id)
+        while view["status"] == "failed":  # more retries than the plan has were needed
+            await second.resume(run_id)
+            view = await second.result(run_id)
+        assert view["output"] == expected
+        events = store.load(run_id).events
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        done = Counter(event["step"] for event in events if event["type"] == "step_done")
+        assert set(done.values()) == {1}
+        after = {(part.step, part.part): part for part in store.load(run_id).parts}
+        assert kept <= set(after)
+        for step in view["steps"]:
+            assert all(part["status"] == "done" for part in step["parts"])
+        await second.close()
+
+
+async def test_no_part_that_was_kept_is_performed_again_when_a_failed_run_is_resumed(tmp_path: Path) -> None:
+    plan = parse_plan(
+        {
+            "name": "p",
+            "steps": [
+                {"id": "a", "use": "auto", "each": "$input.list", "input": "$item"},
+                {"id": "b", "use": "tool/hash", "input": {"a": "$a"}, "retries": 0},
+            ],
+            "result": "$b",
+        },
+        source="test",
+    )
+    broken = True
+
+    def faults(name: str, label: str) -> None:
+        if name == "hash" and broken:
+            raise StepFailed("the tool is away")
+
+    fake = performer(faults=faults)
+    runner = runner_over(tmp_path, fake)
+    run_id = await runner.start(plan, GIVEN)
+    view = await runner.result(run_id)
+    assert (view["status"], view["error"]["step"]) == ("failed", "b")
+    broken = False
+    fake.calls.clear()
+    await runner.resume(run_id)
+    assert (await runner.result(run_id))["status"] == "done"
+    assert [name for name, _, _ in fake.calls] == ["hash"]
+    types = [event["type"] async for event in runner.events(run_id)]
+    assert types[-1] == "run_done" and types.count("step_done") == 2
+
+
+async def test_a_run_is_followed_live_and_again_from_the_store(tmp_path: Path) -> None:
+    runner = runner_over(tmp_path, performer(delay_s=0.01))
+    run_id = await runner.start(random_plan(3), GIVEN)
+    live = [event async for event in runner.events(run_id)]
+    again = [event async for event in runner.events(run_id)]
+    assert live == again
+    assert [event["seq"] async for event in runner.events(run_id, after=2)] == [e["seq"] for e in live[2:]]
+
+
+async def test_cancelling_stops_parts_and_ends_the_run(tmp_path: Path) -> None:
+    runner = runner_over(tmp_path, performer(delay_s=30))
+    run_id = await runner.start(random_plan(3), GIVEN)
+    await asyncio.sleep(0.05)
+    assert (await runner.cancel(run_id))["status"] == "cancelled"
+    assert (await runner.get(run_id))["status"] == "cancelled"
+    assert (await runner.cancel(run_id))["status"] == "cancelled"
+
+
+async def test_what_cannot_start_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
+    runner = runner_over(tmp_path, performer())
+    plan = parse_plan(
+        {"name": "p", "input": {"required": ["q"]}, "steps": [{"id": "a", "use": "auto"}], "result": "$a"},
+        source="t",
+    )
+    with pytest.raises(InvalidRequest, match="'q' is a required property"):
+        await runner.start(plan, {})
+    with pytest.raises(NotFound):
+        await runner.start("none", {})
+    with pytest.raises(NotFound):
+        await runner.get("none")
+    assert await runner.runs(10) == []
+    assert await runner.names() == ["planner"]
+
+
+async def test_a_step_that_takes_too_long_fails_by_its_deadline(tmp_path: Path) -> None:
+    runner = runner_over(tmp_path, performer(delay_s=30))
+    steps = [{"id": "a", "use": "auto", "timeout_s": 0.02, "retries": 0}]
+    plan = parse_plan({"name": "p", "steps": steps, "result": "$a"}, source="t")
+    view = await runner.result(await runner.start(plan, {}))
+    assert view["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_run_and_a_plan_are_drawn_within_eighty_columns(tmp_path: Path) -> None:
+    for seed in range(12):
+        plan = random_plan(seed)
+        runner = runner_over(tmp_path, performer())
+        view = await runner.result(await runner.start(plan, GIVEN))
+        for drawn in (draw_plan(plan), draw_run(view)):
+            assert max(map(len, drawn.splitlines())) <= 80
+            assert all(step.id in drawn for step in plan.steps)
+
+
+def test_plans_are_kept_replaced_and_removed(tmp_path: Path) -> None:
+    store = SqlRuns(Database(tmp_path / "runs.db"))
+    store.put_plan(random_plan(1), at=1.0)
+    store.put_plan(random_plan(2), at=2.0)
+    assert store.plan("p") == random_plan(2)
+    assert [plan.name for plan in store.plans()] == ["p"]
+    store.remove_plan("p")
+    with pytest.raises(NotFound):
+        store.remove_plan("p")
+
+
+async def test_old_runs_are_erased(tmp_path: Path) -> None:
+    runner = runner_over(tmp_path, performer())
+    run_id = await runner.start(random_plan(1), GIVEN)
+    await runner.result(run_id)
+    store = SqlRuns(Database(tmp_path / "runs.db"))
+    assert store.delete_before(0) == 0
+    assert store.delete_before(9e9) == 1
+    with pytest.raises(NotFound):
+        store.load(run_id)
