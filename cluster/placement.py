@@ -251,6 +251,9 @@ class _Placing:
         in_use = node.name in self._used
         score += self._weights.energy * (0.0 if in_use else 0.5)
         words.append("in use already" if in_use else "not in use yet")
+        if node.gpus and not demand.needs.gpus:
+            score += self._weights.energy
+            words.append("its GPU is for those that need one")
         dear = _TIER_COST.get(node.tier, max(_TIER_COST.values()))
         score += self._weights.cost * dear
         words.append(f"cost {dear:g}")

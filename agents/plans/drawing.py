@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shoal.agents.plans.plan import Plan
+from shoal.agents.plans.plan import PLANNER, Plan
 
 WIDTH = 80
 _SIGNS = {"done": "+", "failed": "x", "skipped": "-", "cancelled": "-", "running": ">", "waiting": "."}
@@ -22,9 +22,13 @@ def draw_plan(plan: Plan, width: int = WIDTH) -> str:
         ]
         for number, step in enumerate(plan.steps)
     ]
-    lines = [f"{plan.name}: {plan.description}" if plan.description else plan.name]
+    lines = _wrapped(f"{plan.name}: {plan.description}" if plan.description else plan.name, width)
     lines += _columns([["STEP", "USES", "TIER", "WAITS FOR"], *rows], (28, 26, 6, 20), width)
     lines.append(f"result: {_short(str(plan.result), width - 8)}")
+    if any(step.use == PLANNER for step in plan.steps):
+        offered = [f"tool/{name}" for name in plan.tools or ()]
+        offered += [f"skill/{name} ({skill.tier or 'any'})" for name, skill in plan.skills.items()]
+        lines += _wrapped(f"a planner may use: {', '.join(offered) or 'all that the site offers'}", width)
     return "\n".join(line[:width].rstrip() for line in lines)
 
 

@@ -90,6 +90,13 @@ def test_a_node_too_small_or_without_a_gpu_or_the_models_is_ruled_out_with_the_f
     assert (placed.node, placed.application) == ("gpu", "shoal-v-t-1-gpu")
 
 
+def test_a_gpus_node_is_left_to_those_that_need_one() -> None:
+    nodes = (HEAD, node("gpu", "local", gpus=1))
+    found = decide([demand("big@1", gpus=0.5, small=False), demand("small@1")], nodes, host_needs=HOST_NEEDS)
+    assert where(found) == {"big@1": "gpu", "small@1": "head"}
+    assert "GPU is for those" in dict(found.assignments["small@1"].rejected)["gpu"]
+
+
 def test_what_runs_stays_unless_another_node_is_clearly_better() -> None:
     busy = (node("a", "local", load=0.2), node("b", "local", load=0.1))
     first = decide([demand()], busy, host_needs=HOST_NEEDS)
