@@ -104,7 +104,8 @@ def _given_and_said(
     output = step["output"]
     if name == "plan":
         return run["input"].get("question"), planned
-    body = next((s for s in (planned or {}).get("steps", ()) if s["use"] == step["use"]), {})
+    steps: list[dict[str, Any]] = (planned or {}).get("steps", [])
+    body: dict[str, Any] = next((s for s in steps if s["use"] == step["use"]), {})
     if name == "query":
         return body.get("input"), output
     said = output[at] if isinstance(output, list) and at < len(output) else None
@@ -139,7 +140,7 @@ def direction_kept(record: Mapping[str, Any], sentence: str) -> bool:
         text = text.replace(_plain(str(record[name])), " ")
     up, down = _UP.search(text) is not None, _DOWN.search(text) is not None
     if up == down:
-        return record["growth"] == 0
+        return bool(record["growth"] == 0)
     return bool(up == (record["growth"] > 0))
 
 
@@ -330,7 +331,7 @@ def _example(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         plan = next(part for part in parts_of(run) if part.step == "plan")
         return (not plan.by_specialist, "German" not in str(run["input"]))
 
-    return dict(min(done, key=rank)) if done else None
+    return dict(sorted(done, key=rank)[0]) if done else None
 
 
 def _plain(text: str) -> str:

@@ -99,7 +99,9 @@ def test_values_never_seen_are_copied(engine: Any) -> None:
 
 
 def test_a_new_prompt_or_an_empty_one_is_not_believed(engine: Any) -> None:
-    [new, empty] = engine.answer([request("I want a hotel in Rome for 3 nights.", "Do something else."), request(" ")])
+    [new, empty] = engine.answer(
+        [request("I want a hotel in Rome for 3 nights.", "Do something else."), request(" ")]
+    )
     assert new.confidence == 0.0 and "never seen" in new.reason
     assert (empty.content, empty.confidence) == (None, 0.0)
 
