@@ -33,7 +33,7 @@ NAMESPACE: Final = "shoal"
 _TICK_S = 0.2
 _STATUS_EVERY_S = 1.0
 _COMPACT_EVERY_S = 10.0
-#: how often calls that are past `storage.retention_days` are erased
+#: how often calls and runs that are past `storage.retention_days` are erased
 _ERASE_EVERY_S = 3600.0
 #: how often a waiting gateway's question is looked at
 _LOOK_S = 0.02
@@ -125,12 +125,15 @@ class RouterActor:
 
     def _compact(self) -> None:
         # imported here: pyarrow is large, and not needed to route
+        from shoal.agents.plans.store import SqlRuns
+        from shoal.agents.registry.database import Database
         from shoal.agents.traces.compactor import compact
         from shoal.agents.traces.store import ParquetTraceStore
         from shoal.nodes.site_key import load_or_create_key
 
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         store = ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
+        runs = SqlRuns(Database(self._home.database))
         key = load_or_create_key(self._home.key)
         kept_s = (self._config.storage.retention_days or 0) * 86_400
         erased_at = float("-inf")
@@ -139,6 +142,7 @@ class RouterActor:
                 self._compacted += compact(self._home, key, store).calls
                 if kept_s and time.monotonic() - erased_at > _ERASE_EVERY_S:
                     store.delete(before=time.time() - kept_s)
+                    runs.delete_before(time.time() - kept_s)
                     erased_at = time.monotonic()
                 self._compact_trouble = ""
             except Exception as error:
