@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,6 +95,7 @@ def start_site(
         existing = read_record(home.site)
         if existing is not None and is_up(existing):
             _require_same(existing, config)
+            _require_nodes(existing, nodes)
             return Started(record=existing, already=True)
         if existing is not None:
             on_step("cleaning up after an earlier site")
@@ -214,6 +216,17 @@ def _require_same(record: SiteRecord, config: Config) -> None:
                 f"The site is up already, with {name} {there[name]} instead of {value}.",
                 remedy="Run `shoal down` first.",
             )
+
+
+def _require_nodes(record: SiteRecord, nodes: Mapping[str, int]) -> None:
+    """Simulated nodes cannot be added to a site that is up. Raises Conflict."""
+    there = Counter(name.rpartition("-")[0] for name in record.nodes)
+    there[node_identity().tier] += 1
+    if nodes and there != Counter({tier: count for tier, count in nodes.items() if count}):
+        raise Conflict(
+            f"The site is up already, with the nodes {', '.join(['head', *record.nodes])}.",
+            remedy="Run `shoal down` first.",
+        )
 
 
 def _require_tls(config: Config) -> None:

@@ -29,6 +29,7 @@ from shoal.agents.plans.run_state import (
     StepState,
     StepStatus,
     StopParts,
+    failed_behind,
 )
 from shoal.agents.plans.schema import breaks
 from shoal.agents.traces.chat import Privacy
@@ -161,7 +162,10 @@ class PlanRun:
         state.label = strictest([self.label, above, state.step.privacy, skill, *(n.label for n in needed)])
         try:
             items = self._items(state)
-            payloads = [self._payload(state, item, n) for n, item in enumerate(items)]
+            payloads = [
+                {} if (state.id, n) in self._saved else self._payload(state, item, n)
+                for n, item in enumerate(items)
+            ]
         except ShoalError as error:
             self._fail(state, Fault(code=error.code, message=error.message), at)
             return
@@ -298,7 +302,10 @@ class PlanRun:
         try:
             output = resolve(state.inner_result, self._look_up(f"{state.id}."))
         except ShoalError as error:
-            failed = next((step for step in inner if step.status is StepStatus.FAILED), None)
+            wanted = [
+                f"{state.id}.{r.name}" for r in references_in(state.inner_result) if r.name not in RESERVED
+            ]
+            failed = failed_behind(self._steps, wanted)
             fault = failed.fault if failed is not None and failed.fault is not None else None
             self._fail(state, fault or Fault(code=error.code, message=error.message), at)
         else:
@@ -336,9 +343,7 @@ class PlanRun:
 
     def _end(self, at: float) -> None:
         needed = [r.name for r in references_in(self.plan.result) if r.name not in RESERVED]
-        missing = [name for name in needed if self._steps[name].status is not StepStatus.DONE]
-        if missing:
-            first = next(state for state in self._steps.values() if state.status is StepStatus.FAILED)
+        if (first := failed_behind(self._steps, needed)) is not None:
             fault = first.fault or Fault(code="step_failed", message="it failed")
             error = {"code": fault.code, "message": f"step {first.id}: {fault.message}", "step": first.id}
             self._finish(RunStatus.FAILED, at, error=error)

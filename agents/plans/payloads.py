@@ -13,6 +13,7 @@ from shoal.agents.plans.plan import PLANNER, Plan, validate_body
 from shoal.agents.plans.planner import planner_prompt, read_json_answer
 from shoal.agents.plans.run_state import StepState
 from shoal.agents.plans.schema import breaks
+from shoal.agents.plans.values import no_json
 from shoal.errors import NotFound, StepFailed
 
 
@@ -57,16 +58,19 @@ class Payloads:
             trusted: it was checked before, when it was kept.
         """
         kind, _, name = state.step.use.partition("/")
-        if kind == "tool":
-            schemas = [state.step.output, self._catalogue.tools[name].output] if not trusted else []
-            return output, [wrong for schema in schemas for wrong in breaks(output, schema)]
-        if kind != PLANNER and not state.schema:
-            return output, []
-        value, why = read_json_answer(str(output))
-        if why:
-            return None, [why]
+        value = output
+        if kind == PLANNER or (kind != "tool" and state.schema):
+            value, why = read_json_answer(str(output))
+            if why:
+                return None, [why]
         if trusted:
             return value, []
+        if fault := no_json(value):
+            path, why = fault
+            return None, [f"`{path}`: {why}" if path else why]
+        if kind == "tool":
+            schemas = [state.step.output, self._catalogue.tools[name].output]
+            return value, [wrong for schema in schemas for wrong in breaks(value, schema)]
         if kind == PLANNER:
             return value, validate_body(value, self._plan, self._catalogue)
         return value, breaks(value, state.schema)

@@ -13,8 +13,15 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.agents.plans.catalogue import Catalogue
-from shoal.agents.plans.references import INPUT, RESERVED, read_reference, references_in
+from shoal.agents.plans.references import (
+    INPUT,
+    RESERVED,
+    read_reference,
+    references_in,
+    uses_element,
+)
 from shoal.agents.plans.schema import breaks, schema_errors
+from shoal.agents.plans.values import no_json
 from shoal.agents.traces.chat import Privacy
 from shoal.errors import InvalidRequest
 
@@ -213,6 +220,8 @@ def parse_plan(data: object, *, source: str) -> Plan:
     Raises:
         InvalidRequest: it is no plan; `param` is the path to the first bad field.
     """
+    if fault := no_json(data):
+        raise _bad(source, fault[0], fault[1], "Write JSON values: texts in quotes, such as dates, too.")
     raw = _validated(_Plan, data, source)
     for place, schema in _schemas(raw):
         if wrong := schema_errors(schema):
@@ -276,10 +285,14 @@ def graph_errors(steps: Sequence[Step], result: Any) -> list[str]:
             for name in step.needs
             if name not in known
         ]
-        used = {reference.name for reference in references_in(step.input)}
-        if step.each is None and used & {"item", "index"}:
+        if any(uses_element(reference) for reference in references_in(step.each)):
+            errors.append(f"the `each` of {step.id} refers to $item or $index, which are within it")
+        if step.each is None and any(uses_element(reference) for reference in references_in(step.input)):
             errors.append(f"{step.id} refers to $item or $index and has no `each`")
     for reference in references_in(result):
+        if uses_element(reference):
+            errors.append(f"the result refers to {reference}, and $item and $index are a step's")
+            continue
         if reference.name not in known and reference.name != INPUT:
             errors.append(f"the result refers to {reference}, and there is no such step")
     if not errors:

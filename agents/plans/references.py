@@ -47,6 +47,11 @@ def _parsed(text: str) -> Reference:
     return Reference(name, tuple(path))
 
 
+def uses_element(reference: Reference) -> bool:
+    """Whether it means something only within a step's `each`."""
+    return reference.name in (ITEM, INDEX) or "$index" in reference.path
+
+
 def references_in(value: Any) -> Iterator[Reference]:
     """Every reference in a JSON value, in order; keys of objects are no references."""
     if isinstance(value, str):

@@ -5,7 +5,7 @@ Decides nothing; that is `machine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -248,6 +248,19 @@ class StepState:
             "planned": self.planned,
             "parts": [part.to_dict(number) for number, part in enumerate(self.parts)],
         }
+
+
+def failed_behind(steps: Mapping[str, StepState], names: Iterable[str]) -> StepState | None:
+    """The step whose failure is why one of these was not done; None where all were."""
+    todo = dict.fromkeys(names)
+    while todo:
+        state = steps[next(iter(todo))]
+        del todo[state.id]
+        if state.status is StepStatus.FAILED:
+            return state
+        if state.status is not StepStatus.DONE:
+            todo |= dict.fromkeys(state.needs)
+    return None
 
 
 def _told(names: Sequence[str]) -> str:

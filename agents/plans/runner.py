@@ -30,6 +30,8 @@ from shoal.agents.plans.run_state import (
 )
 from shoal.agents.plans.runs import RunRow, RunStore, StoredRun
 from shoal.agents.plans.schema import breaks
+from shoal.agents.plans.standing import kept_view, put_together
+from shoal.agents.plans.values import no_json
 from shoal.agents.ports import Clock, Performed, StepPerformer
 from shoal.agents.traces.chat import Privacy
 from shoal.errors import (
@@ -55,8 +57,6 @@ _MAY_PASS = (
     SpecialistUnavailable,
     StepFailed,
 )
-#: events that were told once and need not be told again by a run that goes on
-_ONCE = frozenset({"run_started", "step_started", "step_planned", "step_done"})
 _KEEP_ATTEMPTS = 4
 _KEEP_WAIT_S = 0.5
 
@@ -104,6 +104,8 @@ class PlanRunner:
         self._ids = ids
         self._room = asyncio.Semaphore(max_parallel)
         self._live: dict[str, _Live] = {}
+        #: held from the look at what is kept of a run until it is driven, so that nobody drives it twice
+        self._opening = asyncio.Lock()
 
     # -- runs
 
@@ -123,6 +125,13 @@ class PlanRunner:
             InvalidRequest: the input breaks the plan's schema.
         """
         plan = await self.plan(what) if isinstance(what, str) else what
+        if fault := no_json(input):
+            path, why = fault
+            raise InvalidRequest(
+                f"The input of a run must be JSON, and `{path}` is not: {why}.",
+                remedy="Give JSON values.",
+                param=f"input.{path}" if path else "input",
+            )
         if wrong := breaks(dict(input), plan.input):
             raise InvalidRequest(
                 f"The input breaks the schema of the plan {plan.name}: {wrong[0]}.",
@@ -137,8 +146,9 @@ class PlanRunner:
             caller=caller,
             created_at=self._clock.now(),
         )
-        await asyncio.to_thread(self._store.create, row)
-        self._drive(StoredRun(row=row, status=RunStatus.RUNNING, view=None, parts=(), events=()))
+        async with self._opening:
+            await asyncio.to_thread(self._store.create, row)
+            self._drive(StoredRun(row=row, status=RunStatus.RUNNING, view=None, parts=(), events=()))
         return row.id
 
     async def plan(self, name: str) -> Plan:
@@ -170,12 +180,7 @@ class PlanRunner:
         live = self._live.get(run_id)
         if live is not None:
             return live.run.view()
-        stored = await asyncio.to_thread(self._store.load, run_id)
-        if stored.view is not None:
-            return dict(stored.view)
-        run = self._put_together(stored)
-        run.handle(RunBegun(at=stored.row.created_at))
-        return run.view()
+        return kept_view(await asyncio.to_thread(self._store.load, run_id))
 
     async def result(self, run_id: str) -> dict[str, Any]:
         """Wait for a run's end; how it stands then. Raises NotFound."""
@@ -208,24 +213,24 @@ class PlanRunner:
 
     async def cancel(self, run_id: str) -> dict[str, Any]:
         """End a run; one that has ended stays as it is. Raises NotFound."""
-        live = self._live.get(run_id)
-        if live is None:
-            stored = await asyncio.to_thread(self._store.load, run_id)
-            if stored.status is not RunStatus.RUNNING:
-                return await self.get(run_id)
-            live = self._drive(stored)
-        live.inbox.put_nowait(RunCancelled(at=self._clock.now()))
+        async with self._opening:
+            live = self._live.get(run_id)
+            if live is None:
+                stored = await asyncio.to_thread(self._store.load, run_id)
+                if stored.status is not RunStatus.RUNNING:
+                    return kept_view(stored)
+                live = self._drive(stored)
+            live.inbox.put_nowait(RunCancelled(at=self._clock.now()))
         return await self.result(run_id)
 
     async def resume(self, run_id: str) -> dict[str, Any]:
         """Go on with a run that failed, was cancelled or was left; what is done is not done again. Raises NotFound."""
-        if run_id in self._live:
-            return await self.get(run_id)
-        stored = await asyncio.to_thread(self._store.load, run_id)
-        if stored.status is RunStatus.DONE:
-            return await self.get(run_id)
-        await asyncio.to_thread(self._store.reopen, run_id)
-        self._drive(stored)
+        async with self._opening:
+            if run_id not in self._live:
+                stored = await asyncio.to_thread(self._store.load, run_id)
+                if stored.status is not RunStatus.DONE:
+                    await asyncio.to_thread(self._store.reopen, run_id)
+                    self._drive(stored)
         return await self.get(run_id)
 
     async def runs(self, limit: int) -> list[dict[str, Any]]:
@@ -236,12 +241,15 @@ class PlanRunner:
         """Go on with all runs that have not ended; returns their ids."""
         found = await asyncio.to_thread(self._store.running)
         for run_id in found:
-            if run_id in self._live:
-                continue
-            try:
-                self._drive(await asyncio.to_thread(self._store.load, run_id))
-            except ShoalError as error:
-                log.error("the run %s cannot go on: %s", run_id, error)
+            async with self._opening:
+                if run_id in self._live:
+                    continue
+                try:
+                    stored = await asyncio.to_thread(self._store.load, run_id)
+                    if stored.status is RunStatus.RUNNING:  # it may have ended since
+                        self._drive(stored)
+                except ShoalError as error:
+                    log.error("the run %s cannot go on: %s", run_id, error)
         return found
 
     async def close(self) -> None:
@@ -253,22 +261,9 @@ class PlanRunner:
 
     # -- driving
 
-    def _put_together(self, stored: StoredRun) -> PlanRun:
-        row = stored.row
-        return PlanRun(
-            row.id,
-            row.plan,
-            row.input,
-            label=row.label,
-            catalogue=self._performer.catalogue(),
-            created_at=row.created_at,
-            saved=stored.parts,
-            told={(e["type"], e.get("step", "")) for e in stored.events if e["type"] in _ONCE},
-            seq=max((e["seq"] for e in stored.events), default=0),
-        )
-
     def _drive(self, stored: StoredRun) -> _Live:
-        live = _Live(run=self._put_together(stored), caller=stored.row.caller, events=list(stored.events))
+        run = put_together(stored, self._performer.catalogue())
+        live = _Live(run=run, caller=stored.row.caller, events=list(stored.events))
         self._live[stored.row.id] = live
         live.task = asyncio.get_running_loop().create_task(self._go(live))
         return live
@@ -277,13 +272,13 @@ class PlanRunner:
         try:
             events: list[Event] = [RunBegun(at=self._clock.now())]
             while True:
+                while not live.inbox.empty():
+                    events.append(live.inbox.get_nowait())
                 commands = [command for event in events for command in live.run.handle(event)]
                 await self._carry_out(live, commands)
                 if live.run.over:
                     return
                 events = [await live.inbox.get()]
-                while not live.inbox.empty():
-                    events.append(live.inbox.get_nowait())
         except ShoalError as error:
             log.error("the run %s is left where it stands: %s", live.run.run_id, error)
             live.trouble = error

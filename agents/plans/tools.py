@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from shoal.agents.plans.catalogue import Reach, ToolInfo
+from shoal.agents.plans.schema import schema_errors
 from shoal.errors import ConfigError
 
 ToolFunction: TypeAlias = Callable[[dict[str, Any], dict[str, Any]], Any]
@@ -65,7 +66,7 @@ def tool(
 
 
 def load_tool(path: str) -> Tool:
-    """The tool at `module:function`. Raises ConfigError where there is none."""
+    """The tool at `module:function`. Raises ConfigError where there is none, or its schemas are none."""
     module, _, name = path.partition(":")
     try:
         found = getattr(import_module(module), name)
@@ -79,4 +80,9 @@ def load_tool(path: str) -> Tool:
             f"{path} is no tool but {type(found).__name__}.",
             remedy="Decorate it: @tool(...) of shoal.agents.plans.tools.",
         )
+    for name, schema in (("input", found.info.input), ("output", found.info.output)):
+        if wrong := schema_errors(schema):
+            raise ConfigError(
+                f"The `{name}` of the tool {path} is no JSON Schema: {wrong[0]}.", remedy="Mend the schema."
+            )
     return found

@@ -15,6 +15,7 @@ from rich.table import Table
 from shoal.agents.plans.drawing import draw_plan, draw_run
 from shoal.agents.plans.plan import Plan, parse_plan
 from shoal.agents.plans.planner import BUILT_IN, built_in_plan
+from shoal.agents.plans.standing import kept_view
 from shoal.agents.plans.store import SqlRuns
 from shoal.agents.registry.database import Database
 from shoal.commands._shared import (
@@ -192,10 +193,13 @@ def show(
         known = name.removeprefix("agent/")
         _show_plan(built_in_plan() if known == BUILT_IN else store.plan(known), as_json)
         return
-    view = None if stored.view is None else dict(stored.view)
-    if view is None:
-        with _client(folder) as client:
-            view = client.plans.get(name)
+    view = kept_view(stored)
+    if stored.view is None:
+        try:
+            with _client(folder) as client:
+                view = client.plans.get(name)
+        except SiteError:
+            err.print("no site is up that goes on with it; this is what is kept of it", soft_wrap=True)
     if as_json:
         print_json(view)
     else:

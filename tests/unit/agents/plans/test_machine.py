@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from shoal.agents.plans.catalogue import Catalogue, ToolInfo
 from shoal.agents.plans.machine import PlanRun
 from shoal.agents.plans.plan import parse_plan
@@ -190,6 +192,49 @@ def test_a_planners_steps_have_at_least_its_label() -> None:
     run.handle(RunBegun(at=1.0))
     [perform] = [c for c in run.handle(said("plan", json.dumps(BODY))) if isinstance(c, Perform)]
     assert perform.label == "local-only"
+
+
+def test_what_a_planners_private_step_gave_keeps_its_label_outside_of_the_planner() -> None:
+    steps = [
+        {"id": "plan", "use": "planner", "input": "$input.q"},
+        {"id": "b", "use": "auto", "input": "about ${plan}"},
+        {"id": "c", "use": "auto", "input": "$b"},
+    ]
+    skills = {"own": {"system": "Look.", "privacy": "local-only"}}
+    run = run_of(steps, "$c", label="public", skills=skills)
+    run.handle(RunBegun(at=1.0))
+    body = {"steps": [{"id": "x", "use": "skill/own", "input": "$input.q"}], "result": "$x"}
+    labels = {}
+    for step, text in (("plan", json.dumps(body)), ("plan.x", "a secret"), ("b", "told")):
+        labels |= {c.step: c.label for c in run.handle(said(step, text)) if isinstance(c, Perform)}
+    assert labels == dict.fromkeys(["plan.x", "b", "c"], "local-only")
+
+
+def test_a_run_that_fails_names_the_step_that_its_result_lacks() -> None:
+    steps = [A, {**A, "id": "b"}, {"id": "c", "use": "auto", "input": "$b"}]
+    run = run_of(steps, "$c")
+    run.handle(RunBegun(at=1.0))
+    for step in ("a", "b"):
+        fault = Fault(code="privacy_violation", message=f"{step} may not")
+        run.handle(PartFailed(step=step, part=0, fault=fault, at=2.0))
+    assert run.error == {"code": "privacy_violation", "message": "step b: b may not", "step": "b"}
+
+
+@pytest.mark.parametrize("given", [{1, 2}, float("nan"), b"x", {"k": "\ud800"}, {1: 2}])
+def test_a_tools_answer_that_is_no_json_fails_the_step_and_is_never_kept(given: Any) -> None:
+    run = run_of([{"id": "b", "use": "tool/look"}], "$b")
+    run.handle(RunBegun(at=1.0))
+    commands = run.handle(said("b", given, performer="tool/look"))
+    assert kinds(commands) == ["step_failed", "run_failed"]
+    assert not any(command.parts for command in commands if isinstance(command, Keep))
+
+
+def test_a_models_json_that_nobody_could_be_told_is_asked_of_the_generalist() -> None:
+    for text in ('{"k": NaN}', '{"k": "\\ud800"}', '{"k": ' + "[" * 200 + "]" * 200 + "}"):
+        run = run_of([{**A, "output": {"type": "object"}}], "$a")
+        run.handle(RunBegun(at=1.0))
+        [again] = run.handle(said("a", text))
+        assert isinstance(again, Perform) and again.payload["model"] == "generalist"
 
 
 def test_a_cancelled_run_stops_what_is_under_way() -> None:

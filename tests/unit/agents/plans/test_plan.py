@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from shoal.agents.plans.catalogue import Catalogue, ToolInfo
 from shoal.agents.plans.plan import parse_plan, validate_body
 from shoal.agents.plans.planner import built_in_plan, planner_prompt
 from shoal.agents.plans.references import references_in, resolve
+from shoal.agents.plans.schema import breaks
 from shoal.errors import InvalidRequest, StepFailed
 
 TEXT = """
@@ -68,7 +70,12 @@ STEP = {"id": "a", "use": "auto"}
             "wait",
         ),
         ({"input": {"type": "nonsense"}}, "input", "no JSON Schema"),
+        ({"output": {"items": [{"$ref": "http://127.0.0.1:9/x.json"}]}}, "output", "another document"),
         ({"steps": [{**STEP, "privacy": "secret"}]}, "steps.0.privacy", "public"),
+        ({"steps": [STEP, {**STEP, "id": "b", "input": "$a.$index"}], "result": "$b"}, "steps", "no `each`"),
+        ({"steps": [{**STEP, "each": "$item.rows"}], "result": "$a"}, "steps", "within it"),
+        ({"steps": [STEP], "result": "$a.$index"}, "steps", "a step's"),
+        ({"steps": [{**STEP, "input": {"at": date(2025, 1, 1)}}]}, "steps.0.input.at", "a date is no JSON"),
     ],
 )
 def test_what_is_wrong_with_a_plan_is_said_with_its_path(
@@ -148,3 +155,12 @@ def test_a_reference_that_leads_nowhere_is_an_error(given: str) -> None:
 def test_every_reference_is_found() -> None:
     found = [str(r) for r in references_in({"k": ["$a.b", "x ${c.d} $$e"], "$no": "plain"})]
     assert found == ["$a.b", "$c.d"]
+
+
+def test_a_schema_fetches_nothing_and_one_that_lacks_a_part_of_itself_says_so() -> None:
+    assert "does not have" in breaks(1, {"$ref": "#/$defs/none"})[0]
+    assert "does not have" in breaks(1, {"$ref": "http://127.0.0.1:9/x.json"})[0]
+    assert "without end" in breaks(1, {"$ref": "#"})[0]
+    assert breaks(1, {"$defs": {"n": {"type": "string"}}, "$ref": "#/$defs/n"}) == [
+        "1 is not of type 'string'"
+    ]

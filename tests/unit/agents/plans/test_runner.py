@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from shoal.agents.fakes import FunctionPerformer
 from shoal.agents.plans.drawing import draw_plan, draw_run
 from shoal.agents.plans.plan import Plan, parse_plan
+from shoal.agents.plans.run_state import Keep
 from shoal.agents.plans.runner import PlanRunner
 from shoal.agents.plans.store import SqlRuns
 from shoal.agents.registry.database import Database
@@ -149,6 +152,95 @@ async def test_no_part_that_was_kept_is_performed_again_when_a_failed_run_is_res
     assert types[-1] == "run_done" and types.count("step_done") == 2
 
 
+ONE = {"name": "p", "steps": [{"id": "a", "use": "auto", "input": "$input.q", "retries": 0}], "result": "$a"}
+
+
+async def test_a_run_that_is_resumed_twice_at_once_is_driven_once(tmp_path: Path) -> None:
+    broken = True
+
+    def faults(name: str, label: str) -> None:
+        if broken:
+            raise StepFailed("away")
+
+    fake = performer(faults=faults, delay_s=0.02)
+    runner = runner_over(tmp_path, fake)
+    run_id = await runner.start(parse_plan(ONE, source="t"), GIVEN)
+    await runner.result(run_id)
+    broken = False
+    fake.calls.clear()
+    await asyncio.gather(*(runner.resume(run_id) for _ in range(5)), runner.adopt())
+    assert (await runner.result(run_id))["status"] == "done"
+    assert len(fake.calls) == 1
+
+
+async def test_a_run_that_ends_while_runs_are_adopted_is_left_alone(tmp_path: Path) -> None:
+    class SlowRuns(SqlRuns):
+        def running(self) -> list[str]:
+            found = super().running()
+            time.sleep(0.2)
+            return found
+
+    store, fake = SlowRuns(Database(tmp_path / "runs.db")), performer()
+    runner = PlanRunner(store=store, performer=fake, clock=SystemClock(), ids=lambda: "r")
+    run_id = await runner.start(parse_plan(ONE, source="t"), GIVEN)
+    adopting = asyncio.create_task(runner.adopt())
+    await runner.result(run_id)
+    assert await adopting == [run_id]
+    await runner.result(run_id)
+    types = [event["type"] for event in store.load(run_id).events]
+    assert types == ["run_started", "step_started", "step_done", "run_done"]
+    assert len(fake.calls) == 1
+
+
+async def test_a_run_that_was_left_is_cancelled_without_anything_being_performed(tmp_path: Path) -> None:
+    first = runner_over(tmp_path, performer(delay_s=30))
+    run_id = await first.start(parse_plan(ONE, source="t"), GIVEN)
+    await asyncio.sleep(0.05)
+    await first.close()
+    fake = performer()
+    assert (await runner_over(tmp_path, fake).cancel(run_id))["status"] == "cancelled"
+    assert fake.calls == []
+
+
+async def test_a_tool_that_is_gone_takes_nothing_from_what_it_has_done(tmp_path: Path) -> None:
+    def faults(name: str, label: str) -> None:
+        if name == "b":
+            raise StepFailed("away")
+
+    steps = [
+        {"id": "a", "use": "tool/hash", "input": {}},
+        {"id": "b", "use": "auto", "input": "$a", "retries": 0},
+    ]
+    plan = parse_plan({"name": "p", "steps": steps, "result": "$b"}, source="t")
+    runner = runner_over(tmp_path, performer(faults=faults))
+    run_id = await runner.start(plan, GIVEN)
+    assert (await runner.result(run_id))["status"] == "failed"
+    without = runner_over(tmp_path, FunctionPerformer())
+    await without.resume(run_id)
+    assert (await without.result(run_id))["status"] == "done"
+
+
+async def test_nobody_is_told_of_what_is_not_durable_yet(tmp_path: Path) -> None:
+    class SlowRuns(SqlRuns):
+        def keep(self, run_id: str, keeps: Sequence[Keep], view: dict[str, Any] | None) -> None:
+            time.sleep(0.05)
+            super().keep(run_id, keeps, view)
+
+    store = SlowRuns(Database(tmp_path / "runs.db"))
+    runner = PlanRunner(store=store, performer=performer(), clock=SystemClock(), ids=lambda: "r")
+    run_id = await runner.start(random_plan(3), GIVEN)
+    looks = 0
+    while run_id in store.running():
+        seen = set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.005):
+                async for event in runner.events(run_id):
+                    seen.add(event["seq"])
+        assert seen <= {event["seq"] for event in store.load(run_id).events}
+        looks += bool(seen)
+    assert looks
+
+
 async def test_a_run_is_followed_live_and_again_from_the_store(tmp_path: Path) -> None:
     runner = runner_over(tmp_path, performer(delay_s=0.01))
     run_id = await runner.start(random_plan(3), GIVEN)
@@ -175,6 +267,9 @@ async def test_what_cannot_start_is_refused_before_anything_is_kept(tmp_path: Pa
     )
     with pytest.raises(InvalidRequest, match="'q' is a required property"):
         await runner.start(plan, {})
+    with pytest.raises(InvalidRequest, match="half a surrogate") as caught:
+        await runner.start(plan, {"q": ["\ud800"]})
+    assert caught.value.param == "input.q.0"
     with pytest.raises(NotFound):
         await runner.start("none", {})
     with pytest.raises(NotFound):
