@@ -27,7 +27,7 @@ from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE
 from shoal.agents.traces.chat import Privacy
 from shoal.config import Config
-from shoal.errors import ConfigError, NotFound, ShoalError
+from shoal.errors import ConfigError, Conflict, NotFound, ShoalError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
 from shoal.serve.call import LOCAL_CALLER
@@ -88,6 +88,8 @@ class PlanHost:
         self._config = config
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        #: set once every run that had not ended is driven again: before that a run may look as if nobody were at it
+        self._started = asyncio.Event()
         self._trouble: BaseException | None = None
         self._questions: dict[str, Callable[..., Awaitable[Any]]] = {}
         self._update: Mapping[str, Any] | None = None
@@ -115,6 +117,7 @@ class PlanHost:
         except BaseException as error:
             log.exception("plans cannot be run")
             self._trouble = error
+        self._started.set()
         self._ready.set()
         self._loop.run_forever()
 
@@ -177,6 +180,7 @@ class PlanHost:
     # -- questions
 
     async def _answer(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        await self._started.wait()
         try:
             if self._trouble is not None:
                 raise self._trouble
@@ -202,7 +206,10 @@ class PlanHost:
         if await self._runner.knows(run_id):
             return run_id  # asked twice, because the first answer got lost
         what: str | Plan = name if plan is None else parse_plan(plan, source="plan")
-        return await self._runner.start(what, input, privacy=privacy, caller=caller, run_id=run_id)
+        try:
+            return await self._runner.start(what, input, privacy=privacy, caller=caller, run_id=run_id)
+        except Conflict:  # the first of two such questions was quicker
+            return run_id
 
     async def _events(self, run_id: str, after: int, wait_s: float) -> dict[str, Any]:
         """What there is after `after`, waiting up to `wait_s` for the first of it; `ended` where no more will come."""

@@ -38,11 +38,15 @@ class ProcessMark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessView:
-    """A process of the site, as a person would want to see it. `rss_mb`: resident memory, shared pages included."""
+    """A process of the site, as a person would want to see it.
+
+    `memory_mb`: resident memory in MiB, its fair part of pages that it shares (PSS), so that a sum over processes is what they
+    take; on a system that does not tell, all of its pages (RSS).
+    """
 
     pid: int
     name: str
-    rss_mb: int
+    memory_mb: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +123,20 @@ def describe(processes: Iterable[psutil.Process]) -> list[ProcessView]:
                 ProcessView(
                     pid=process.pid,
                     name=_shown_name(process),
-                    rss_mb=process.memory_info().rss >> 20,
+                    memory_mb=_memory(process) >> 20,
                 )
             )
         except psutil.Error:
             continue
-    return sorted(views, key=lambda view: -view.rss_mb)
+    return sorted(views, key=lambda view: -view.memory_mb)
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (AttributeError, psutil.AccessDenied):
+        return int(process.memory_info().rss)
 
 
 def _shown_name(process: psutil.Process) -> str:

@@ -46,9 +46,11 @@ class Database:
     def _make_engine(self, url_or_path: str | Path) -> Engine:
         try:
             if self.path is None:
-                return create_engine(str(url_or_path), pool_pre_ping=True)
+                return create_engine(str(url_or_path), pool_pre_ping=True, hide_parameters=True)
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            engine = create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
+            engine = create_engine(
+                f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True
+            )
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigError(
                 f"The database {self.name} cannot be used: {error}.",

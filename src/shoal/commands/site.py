@@ -289,9 +289,9 @@ def _show(found: dict[str, Any]) -> None:
     traces = found["traces"]
     line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
     if found["processes"]:
-        total = sum(p["rss_mb"] for p in found["processes"])
-        line("processes", f"{len(found['processes'])}, {total} MB resident")
+        total = sum(p["memory_mb"] for p in found["processes"])
+        line("processes", f"{len(found['processes'])}, {total} MB of memory")
         for process in found["processes"]:
-            line("", f"{process['pid']:>7} {process['rss_mb']:>5} MB  {process['name']}")
+            line("", f"{process['pid']:>7} {process['memory_mb']:>5} MB  {process['name']}")
     for listener in found["exposed"]:
         line("exposed", f"{listener['address']}:{listener['port']} by {listener['process']}")
