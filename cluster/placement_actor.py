@@ -24,7 +24,7 @@ from shoal.cluster.placement import NodeState, Weights
 from shoal.cluster.placement_loop import PlacementLoop, read_demand
 from shoal.cluster.ports import Carrier, PlacementStore
 from shoal.cluster.reading import read_reading
-from shoal.nodes.identity import HEAD_NAME, NODE_LABEL, SIMULATED_LABEL, TIER_LABEL
+from shoal.nodes.identity import HEAD_NAME, NODE_LABEL, SIMULATED_LABEL, TIER_LABEL, node_identity
 from shoal.nodes.telemetry import Reading
 
 log = logging.getLogger("shoal.placement")
@@ -172,14 +172,17 @@ class PlacementActor:
 
 
 def node_state(node: Mapping[str, Any], *, here: str, models_everywhere: bool) -> NodeState:
-    """A row of `ray.nodes()`. A node that says no name is called by its id, and one that says no tier is `local`."""
+    """A row of `ray.nodes()`. A node that says no name is called by its id.
+
+    One that says no tier counts as `cloud`: private data must not be sent where nobody said that it may go. This node knows better.
+    """
     labels: Mapping[str, str] = node.get("Labels") or {}
     resources: Mapping[str, float] = node.get("Resources") or {}
     node_id = str(node["NodeID"])
     return NodeState(
         id=node_id,
         name=labels.get(NODE_LABEL) or node_id,
-        tier=labels.get(TIER_LABEL) or "local",
+        tier=labels.get(TIER_LABEL) or (node_identity().tier if node_id == here else "cloud"),
         alive=bool(node["Alive"]),
         simulated=labels.get(SIMULATED_LABEL) == "1",
         head=node_id == here,

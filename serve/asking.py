@@ -18,6 +18,7 @@ from shoal.errors import (
     NoPerformer,
     PrivacyViolation,
     ShoalError,
+    SpecialistUnavailable,
 )
 from shoal.serve.agent_calls import is_agent, run_agent
 from shoal.serve.call import Call
@@ -120,6 +121,11 @@ class Asking:
 
     def generalist_for(self, call: Call) -> Generalist:
         why = "; ".join(call.reasons) or "no specialist is meant for it"
+        if call.fallback in ("slow", "failed") and not self._may_ask_generalist(call):
+            raise SpecialistUnavailable(
+                f"The specialist did not answer ({why}), and nobody else may.",
+                remedy="Try again: it is being restarted, or is busy.",
+            )
         if self.generalist is None:
             raise NoPerformer(
                 f"No specialist answers this call ({why}), and the site has no generalist.",
@@ -132,6 +138,11 @@ class Asking:
                 "say so: `generalist.local: true`.",
             )
         return self.generalist
+
+    def _may_ask_generalist(self, call: Call) -> bool:
+        return self.generalist is not None and (
+            call.privacy != "local-only" or self.settings.generalist_local
+        )
 
     async def ask_generalist(self, call: Call) -> Answer:
         generalist = self.generalist_for(call)

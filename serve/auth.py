@@ -47,6 +47,10 @@ class KeyRing(Protocol):
         """The good key whose text has this SHA-256 (hexadecimal)."""
         ...
 
+    def get(self, key_id: str, /) -> KeyRecord | None:
+        """The good key of this id."""
+        ...
+
     def count(self) -> int:
         """How many keys are good."""
         ...
@@ -146,6 +150,22 @@ class Authenticator:
         self._limit(record)
         return caller
 
+    async def check(self, key_id: str) -> None:
+        """Whether a key that was let in before is still good and has money left; its rate is not counted.
+
+        Raises:
+            Unauthenticated: it was revoked.
+            RateLimited: it has spent its budget.
+        """
+        if self._keys is None:
+            return
+        record = await asyncio.to_thread(self._keys.get, key_id)
+        if record is None:
+            raise Unauthenticated(
+                f"The key {key_id} was revoked.", remedy="Start the run again with another key."
+            )
+        self._limit_money(record)
+
     def charge(self, key_id: str, usd: float) -> None:
         """Count money against a key's budget; written to the table within a second."""
         if usd <= 0 or self._keys is None or key_id == LOCAL_CALLER.id:
@@ -242,7 +262,7 @@ class Authenticator:
                     raise
         return self._count[0] > 0
 
-    def _limit(self, record: KeyRecord) -> None:
+    def _limit_money(self, record: KeyRecord) -> None:
         if record.budget_usd is not None:
             spent = record.spent_usd + self._unflushed.get(record.id, 0.0)
             if spent >= record.budget_usd:
@@ -251,6 +271,9 @@ class Authenticator:
                     remedy="Ask the site's owner for a key with a larger budget.",
                     param="budget_usd",
                 )
+
+    def _limit(self, record: KeyRecord) -> None:
+        self._limit_money(record)
         if record.rate_per_min is None:
             return
         now = self._clock.monotonic()

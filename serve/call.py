@@ -33,6 +33,11 @@ class Caller:
     id: str
     scopes: frozenset[str]
 
+    @property
+    def runs_of(self) -> str:
+        """Whose runs of plans it may see and change: its own; all (empty) with the scope `admin`."""
+        return "" if "admin" in self.scopes else self.id
+
 
 LOCAL_CALLER = Caller(id="local", scopes=frozenset(SCOPES))
 

@@ -176,32 +176,33 @@ class MemoryPlans:
         self._runs[asked.run_id] = run
         self._events[asked.run_id] = events
 
-    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
-        for event in self._events[self._run(run_id)["id"]]:
+    async def events(self, run_id: str, *, after: int = 0, owner: str = "") -> AsyncIterator[dict[str, Any]]:
+        for event in self._events[self._run(run_id, owner)["id"]]:
             if event["seq"] > after:
                 yield event
 
-    async def get(self, run_id: str) -> dict[str, Any]:
-        return dict(self._run(run_id))
+    async def get(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        return dict(self._run(run_id, owner))
 
-    async def cancel(self, run_id: str) -> dict[str, Any]:
-        run = self._run(run_id)
+    async def cancel(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        run = self._run(run_id, owner)
         run["status"] = "cancelled"
         return dict(run)
 
-    async def resume(self, run_id: str) -> dict[str, Any]:
-        run = self._run(run_id)
+    async def resume(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        run = self._run(run_id, owner)
         run["status"] = "running"
         return dict(run)
 
-    async def runs(self, limit: int) -> list[dict[str, Any]]:
-        return list(reversed(self._runs.values()))[:limit]
+    async def runs(self, limit: int, *, owner: str = "") -> list[dict[str, Any]]:
+        own = [asked.run_id for asked in self.asked if owner in ("", asked.caller)]
+        return [self._runs[run_id] for run_id in reversed(own)][:limit]
 
     async def names(self) -> list[str]:
         return sorted(self.plans)
 
-    def _run(self, run_id: str) -> dict[str, Any]:
-        if run_id not in self._runs:
+    def _run(self, run_id: str, owner: str) -> dict[str, Any]:
+        if not any(asked.run_id == run_id and owner in ("", asked.caller) for asked in self.asked):
             raise NotFound(
                 f"There is no run {run_id!r}.", remedy="GET /v1/runs lists the newest.", param="run_id"
             )

@@ -18,10 +18,8 @@ import ray
 from ray import serve
 
 from shoal.agents.registry.keys import SqlKeys
-from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.router_actor import NAMESPACE, ROUTER_NAME
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.router_actor import NAMESPACE, PLANS_GROUP, ROUTER_NAME
 from shoal.cluster.placement_actor import PLACEMENT_NAME
 from shoal.config import Config
 from shoal.errors import SiteError
@@ -31,11 +29,11 @@ from shoal.serve.auth import Authenticator, listens_beyond_loopback
 from shoal.serve.grpc_api import start_grpc
 from shoal.serve.http_api import build_app
 from shoal.serve.loopback import keep_to_loopback
-from shoal.serve.placing import GATEWAY_APPLICATION, last_placement, on_data_node
-from shoal.serve.ports import FeedbackGiven, Observation, Place
+from shoal.serve.placing import GATEWAY_APPLICATION, on_data_node
+from shoal.serve.ports import FeedbackGiven, Observation
 from shoal.serve.remote_learning import RemoteLearning
 from shoal.serve.remote_plans import RemotePlans
-from shoal.serve.site_service import Actors, SiteService
+from shoal.serve.site_service import Actors, SiteService, first_snapshot
 
 _APPLY_DEADLINE_S = 20.0
 
@@ -73,7 +71,7 @@ class Gateway:
             charge=self._auth.charge,
             plans=RemotePlans(self._ask_plans),
         )
-        self._site.follower.take(*await asyncio.to_thread(self._read_registry))
+        self._site.follower.take(*await asyncio.to_thread(first_snapshot, self._registry, self._config))
         self._site.follower.start()
         self._grpc = await start_grpc(
             self._site.service,
@@ -135,9 +133,8 @@ class Gateway:
     async def _ask_plans(self, what: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         actor = await self._actors.get(ROUTER_NAME)
         try:
-            said: Mapping[str, Any] = await actor.plans.options(max_task_retries=0).remote(
-                what, dict(arguments)
-            )
+            plans = actor.plans.options(max_task_retries=0, concurrency_group=PLANS_GROUP)
+            said: Mapping[str, Any] = await plans.remote(what, dict(arguments))
         except ray.exceptions.ActorDiedError:
             self._actors.forget(ROUTER_NAME)
             raise
@@ -147,18 +144,6 @@ class Gateway:
         actor = await self._actors.get(PLACEMENT_NAME)
         said: Mapping[str, Any] = await asyncio.wait_for(actor.afresh.remote(), _APPLY_DEADLINE_S)
         return said
-
-    def _read_registry(self) -> tuple[Snapshot, dict[str, str], dict[str, Place]]:
-        """A first snapshot of one's own: a gateway answers whether or not the router actor lives."""
-        snapshot = build_snapshot(
-            epoch=self._registry.epoch(),
-            tasks=self._registry.tasks(),
-            versions=self._registry.versions(),
-            canary_share=self._config.rollout.canary_share,
-        )
-        placed = last_placement(SqlPlacements(self._registry.database))
-        places = {name: Place(**place) for name, place in placed["places"].items()}
-        return snapshot, placed["addresses"], places
 
 
 def gateway_application(home: Home, config: Config, *, pin: Mapping[str, float] | None = None) -> Any:

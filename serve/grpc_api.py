@@ -208,40 +208,40 @@ class _Servicer(pb_grpc.ShoalServicer):
                     else None,
                 )
             else:
-                await self._service.plans.get(run_id)  # raises NotFound
+                await self._service.plans.get(run_id, owner=caller.runs_of)  # raises NotFound
             await context.send_initial_metadata((("x-shoal-run-id", run_id),))
-            async for event in self._service.plans.events(run_id, after=request.after):
+            owner = caller.runs_of
+            async for event in self._service.plans.events(run_id, after=request.after, owner=owner):
                 yield event_to_pb(event)
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.Run:
         try:
-            await self._let_in(context, "plans")
-            return run_to_pb(await self._service.plans.get(request.run_id))
+            caller, _ = await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.get(request.run_id, owner=caller.runs_of))
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.Run:
         try:
-            await self._let_in(context, "plans")
-            return run_to_pb(await self._service.plans.cancel(request.run_id))
+            caller, _ = await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.cancel(request.run_id, owner=caller.runs_of))
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
 
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.Run:
         try:
-            await self._let_in(context, "plans")
-            return run_to_pb(await self._service.plans.resume(request.run_id))
+            caller, _ = await self._let_in(context, "plans")
+            return run_to_pb(await self._service.plans.resume(request.run_id, owner=caller.runs_of))
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
         try:
-            await self._let_in(context, "plans")
-            return pb.ListRunsResponse(
-                runs=[run_to_pb(run) for run in await self._service.plans.runs(LISTED_RUNS)]
-            )
+            caller, _ = await self._let_in(context, "plans")
+            found = await self._service.plans.runs(LISTED_RUNS, owner=caller.runs_of)
+            return pb.ListRunsResponse(runs=[run_to_pb(run) for run in found])
         except Exception as error:  # noqa: BLE001
             await _abort(context, error)
 

@@ -25,6 +25,9 @@ from shoal.serve.ports import LISTED_RUNS
 from shoal.serve.service import ChatService
 from shoal.serve.status import error_object
 
+#: more digits than any event's number has
+_SEQ_DIGITS = 9
+
 
 class RunBody(BaseModel):
     """What starts a run."""
@@ -100,7 +103,7 @@ class PlanRoutes:
             request.path_params["name"], asked.input, caller, privacy=label, plan=asked.plan
         )
         if asked.stream:
-            return await self._follow(run_id, 0)
+            return await self._follow(run_id, 0, caller)
         run = await self._service.plans.get(run_id)
         return _json_response(
             run, status=201, headers={"Location": f"/v1/runs/{run_id}", "X-Shoal-Run-Id": run_id}
@@ -108,40 +111,45 @@ class PlanRoutes:
 
     async def runs(self, request: Request) -> Response:
         """The newest runs."""
-        await self._let_in(request, "plans")
-        return _json_response({"object": "list", "data": await self._service.plans.runs(LISTED_RUNS)})
+        caller = await self._let_in(request, "plans")
+        found = await self._service.plans.runs(LISTED_RUNS, owner=caller.runs_of)
+        return _json_response({"object": "list", "data": found})
 
     async def run(self, request: Request) -> Response:
         """How a run stands, with its steps and, at its end, its result."""
-        await self._let_in(request, "plans")
-        return _json_response(await self._service.plans.get(request.path_params["run_id"]))
+        caller = await self._let_in(request, "plans")
+        run_id = request.path_params["run_id"]
+        return _json_response(await self._service.plans.get(run_id, owner=caller.runs_of))
 
     async def events(self, request: Request) -> Response:
         """A run's events, those of the past and those to come."""
-        await self._let_in(request, "plans")
+        caller = await self._let_in(request, "plans")
         after = request.query_params.get("after", "0")
-        if not after.isdecimal():
+        if not (after.isascii() and after.isdecimal() and len(after) <= _SEQ_DIGITS):
             raise InvalidRequest(
                 f"`after` must be a whole number, got {after[:40]!r}.",
                 remedy="Give the `seq` of the last event that you have.",
                 param="after",
             )
-        return await self._follow(request.path_params["run_id"], int(after))
+        return await self._follow(request.path_params["run_id"], int(after), caller)
 
     async def cancel(self, request: Request) -> Response:
         """End a run."""
-        await self._let_in(request, "plans")
-        return _json_response(await self._service.plans.cancel(request.path_params["run_id"]))
+        caller = await self._let_in(request, "plans")
+        run_id = request.path_params["run_id"]
+        return _json_response(await self._service.plans.cancel(run_id, owner=caller.runs_of))
 
     async def resume(self, request: Request) -> Response:
         """Go on with a run that failed or was cancelled."""
-        await self._let_in(request, "plans")
-        return _json_response(await self._service.plans.resume(request.path_params["run_id"]))
+        caller = await self._let_in(request, "plans")
+        run_id = request.path_params["run_id"]
+        return _json_response(await self._service.plans.resume(run_id, owner=caller.runs_of))
 
-    async def _follow(self, run_id: str, after: int) -> Response:
-        await self._service.plans.get(run_id)  # an unknown run is a 404, not an empty stream
+    async def _follow(self, run_id: str, after: int, caller: Caller) -> Response:
+        owner = caller.runs_of
+        await self._service.plans.get(run_id, owner=owner)  # an unknown run is a 404, not an empty stream
         return StreamingResponse(
-            _sse(self._service.plans.events(run_id, after=after)),
+            _sse(self._service.plans.events(run_id, after=after, owner=owner)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "X-Shoal-Run-Id": run_id},
         )

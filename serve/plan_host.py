@@ -30,12 +30,13 @@ from shoal.config import Config
 from shoal.errors import ConfigError, Conflict, NotFound, ShoalError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
+from shoal.serve.auth import Authenticator
 from shoal.serve.call import LOCAL_CALLER
 from shoal.serve.plan_performer import OwnTool, ServicePerformer
 from shoal.serve.ports import Observation
 from shoal.serve.ray_tools import RayTools
 from shoal.serve.remote_learning import RemoteLearning
-from shoal.serve.site_service import Actors, SiteService, new_trace_id
+from shoal.serve.site_service import Actors, SiteService, first_snapshot, new_trace_id
 from shoal.serve.status import error_object, internal_error
 
 log = logging.getLogger("shoal.plans")
@@ -119,12 +120,13 @@ class PlanHost:
             self._trouble = error
         self._started.set()
         self._ready.set()
+        self._loop.call_soon(self._follow)  # what was taken meanwhile
         self._loop.run_forever()
 
     async def _start(self) -> None:
         clock = SystemClock()
         registry = SqlRegistry(self._home.database)
-        keys = SqlKeys(registry)
+        self._auth = Authenticator(SqlKeys(registry), clock=clock)
         actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
         self._learning = RemoteLearning(actors, registry)
         self._site = SiteService(
@@ -134,10 +136,10 @@ class PlanHost:
             writer=f"router-{os.getpid()}",
             fetch=_nothing_newer,
             observe=self._observe,
-            charge=lambda key, usd: self._charge(keys, key, usd),
+            charge=self._auth.charge,
         )
         performer = ServicePerformer(
-            self._site.service, read_tools(self._config), RayTools(), self._specialists
+            self._site.service, read_tools(self._config), RayTools(), self._specialists, admit=self._admit
         )
         store = SqlRuns(registry.database)
         for plan in read_plans(self._config).values():
@@ -152,6 +154,8 @@ class PlanHost:
             "runs": self._runs,
             "names": self._names,
         }
+        # the router's first update may come later than the first step of a run that goes on
+        self._site.follower.take(*await asyncio.to_thread(first_snapshot, registry, self._config))
         self._follow()
         await self._runner.adopt()
 
@@ -173,9 +177,10 @@ class PlanHost:
         """Comparisons of the steps' calls; nobody gives feedback here."""
         await self._learning.observe(event)
 
-    def _charge(self, keys: SqlKeys, key: str, usd: float) -> None:
-        if key != LOCAL_CALLER.id:
-            self._loop.run_in_executor(None, keys.add_spend, key, usd)
+    async def _admit(self, caller: str) -> None:
+        """Before each call of a model: a run spends no more than its caller's key may. Raises Unauthenticated, RateLimited."""
+        if caller != LOCAL_CALLER.id:
+            await self._auth.check(caller)
 
     # -- questions
 
@@ -203,16 +208,22 @@ class PlanHost:
         caller: str,
         plan: Mapping[str, Any] | None,
     ) -> str:
-        if await self._runner.knows(run_id):
-            return run_id  # asked twice, because the first answer got lost
         what: str | Plan = name if plan is None else parse_plan(plan, source="plan")
         try:
             return await self._runner.start(what, input, privacy=privacy, caller=caller, run_id=run_id)
-        except Conflict:  # the first of two such questions was quicker
+        except Conflict:  # asked twice, because the first answer got lost
             return run_id
 
-    async def _events(self, run_id: str, after: int, wait_s: float) -> dict[str, Any]:
+    async def _check_owner(self, run_id: str, owner: str) -> None:
+        """Raises NotFound where the run is not this caller's: to others it does not exist."""
+        if owner and await self._runner.caller(run_id) != owner:
+            raise NotFound(
+                f"There is no run {run_id!r}.", remedy="GET /v1/runs lists the newest.", param="run_id"
+            )
+
+    async def _events(self, run_id: str, after: int, wait_s: float, owner: str = "") -> dict[str, Any]:
         """What there is after `after`, waiting up to `wait_s` for the first of it; `ended` where no more will come."""
+        await self._check_owner(run_id, owner)
         found: list[dict[str, Any]] = []
         events = self._runner.events(run_id, after=after)
         waiting: asyncio.Future[dict[str, Any]] | None = None
@@ -235,17 +246,20 @@ class PlanHost:
             await events.aclose()
         return {"events": found, "ended": False}
 
-    async def _get(self, run_id: str) -> dict[str, Any]:
+    async def _get(self, run_id: str, owner: str = "") -> dict[str, Any]:
+        await self._check_owner(run_id, owner)
         return await self._runner.get(run_id)
 
-    async def _cancel(self, run_id: str) -> dict[str, Any]:
+    async def _cancel(self, run_id: str, owner: str = "") -> dict[str, Any]:
+        await self._check_owner(run_id, owner)
         return await self._runner.cancel(run_id)
 
-    async def _resume(self, run_id: str) -> dict[str, Any]:
+    async def _resume(self, run_id: str, owner: str = "") -> dict[str, Any]:
+        await self._check_owner(run_id, owner)
         return await self._runner.resume(run_id)
 
-    async def _runs(self, limit: int) -> list[dict[str, Any]]:
-        return await self._runner.runs(limit)
+    async def _runs(self, limit: int, owner: str = "") -> list[dict[str, Any]]:
+        return await self._runner.runs(limit, caller=owner)
 
     async def _names(self) -> list[str]:
         return await self._runner.names()

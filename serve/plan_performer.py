@@ -6,7 +6,7 @@ that is the plan's state machine. Tools are reached through `ToolCaller`, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class ToolCaller(Protocol):
 
         Args:
             tier: where it should run; another node takes it where there is none of this tier.
-            keep_local: never on a node of the cloud tier, whatever else.
+            keep_local: on a node of the tiers edge or local only, whatever else.
 
         Raises:
             PrivacyViolation: no node may run it.
@@ -64,6 +64,7 @@ class ServicePerformer:
     Args:
         tools: the site's, by name.
         specialists: names of the tasks whose specialists can be named now, with their descriptions.
+        admit: raises where a run's caller may have no more calls made.
     """
 
     def __init__(
@@ -72,11 +73,14 @@ class ServicePerformer:
         tools: Mapping[str, OwnTool],
         caller: ToolCaller,
         specialists: Callable[[], Mapping[str, str]],
+        *,
+        admit: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._service = service
         self._tools = dict(tools)
         self._caller = caller
         self._specialists = specialists
+        self._admit = admit
 
     async def ask(
         self,
@@ -90,6 +94,8 @@ class ServicePerformer:
         deadline_s: float,
     ) -> Performed:
         """One call through the service: decided, answered and recorded as a client's would be."""
+        if self._admit is not None:
+            await self._admit(caller)
         tags = {"run": run_id, "step": step, **({"tier": tier} if tier else {})}
         context = CallContext(privacy=privacy, conversation=run_id, tags=tags)
         who = Caller(id=caller, scopes=LOCAL_CALLER.scopes)
@@ -125,6 +131,12 @@ class ServicePerformer:
         output, place = await self._caller.call(
             own, arguments, tier=tier or own.tier, keep_local=private, deadline_s=deadline_s
         )
+        if private and not place.keeps_local_only:
+            raise PrivacyViolation(
+                f"The data is `local-only`, and the tool {name} ran on {place.node or 'a node without a name'}, whose tier is "
+                f"{place.tier or 'not known'}.",
+                remedy="Start every node with its tier: shoal nodes join.",
+            )
         return Performed(
             output=output, performer=f"tool/{name}", node=place.node, tier=place.tier, cost_usd=0.0
         )

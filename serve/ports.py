@@ -194,26 +194,27 @@ class Plans(Protocol):
     """Runs of plans, wherever they are carried out: `serve/remote_plans.py` over the router actor.
 
     Runs and events are plain data; see `RunView` and the events in `shoal.agents.plans`. All raise NotFound for a run or plan
-    that does not exist, and SiteError where the router actor does not come back in time.
+    that does not exist, and SiteError where the router actor does not come back in time. Where `owner` is given, runs of other
+    callers do not exist.
     """
 
     async def start(self, asked: RunAsked) -> None:
         """Returns when the run is durable. Raises InvalidRequest where plan or input is wrong."""
         ...
 
-    def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+    def events(self, run_id: str, *, after: int = 0, owner: str = "") -> AsyncIterator[dict[str, Any]]:
         """Events with a greater `seq` than `after`, those of the past and those to come; ends with the run."""
         ...
 
-    async def get(self, run_id: str) -> dict[str, Any]: ...
+    async def get(self, run_id: str, *, owner: str = "") -> dict[str, Any]: ...
 
-    async def cancel(self, run_id: str) -> dict[str, Any]: ...
+    async def cancel(self, run_id: str, *, owner: str = "") -> dict[str, Any]: ...
 
-    async def resume(self, run_id: str) -> dict[str, Any]:
+    async def resume(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
         """Go on with a run that failed or was cancelled; what is done is not done again."""
         ...
 
-    async def runs(self, limit: int) -> list[dict[str, Any]]:
+    async def runs(self, limit: int, *, owner: str = "") -> list[dict[str, Any]]:
         """The newest first."""
         ...
 

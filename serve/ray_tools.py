@@ -1,12 +1,14 @@
 """Runs tools on the nodes where they may run. Implements `ToolCaller`; decides nothing but the label selector.
 
 A tier is a wish: `label_selector` asks for it and `fallback_strategy` lets another node take the tool where there is none of that
-tier. That `local-only` data stays off cloud nodes is no wish, so it stands in the selector and in every fallback.
+tier. That `local-only` data goes to edge and local nodes only is no wish, so it stands in the selector and in every fallback.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +19,14 @@ from shoal.errors import DeadlineExceeded, PrivacyViolation, SiteError, StepFail
 from shoal.nodes.identity import TIER_LABEL
 from shoal.serve.plan_performer import OwnTool
 from shoal.serve.ports import Place
-from shoal.serve.tool_host import ToolHost
+from shoal.serve.tool_host import AT_ONCE, ToolHost
+
+log = logging.getLogger("shoal.plans")
 
 #: begins the names of the actors
 PREFIX = "shoal-tools-"
-#: calls that one actor runs at once
-_AT_ONCE = 16
+#: calls over their time that an actor may still be at, before it is started again: their threads cannot be stopped
+_MOST_ABANDONED = AT_ONCE // 2
 
 
 def selectors(tier: str, *, keep_local: bool) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -30,7 +34,8 @@ def selectors(tier: str, *, keep_local: bool) -> tuple[dict[str, str], list[dict
 
     Without a tier and without a restriction both are empty: any node will do.
     """
-    anywhere = {TIER_LABEL: "!cloud"} if keep_local else {}
+    # `!cloud` would also take a node that has no tier at all
+    anywhere = {TIER_LABEL: "in(edge,local)"} if keep_local else {}
     if not tier or (keep_local and tier == "cloud"):
         return anywhere, []
     return {TIER_LABEL: tier}, [anywhere]
@@ -46,6 +51,7 @@ class RayTools:
 
     def __init__(self) -> None:
         self._hosts: dict[str, Any] = {}
+        self._abandoned: Counter[str] = Counter()
 
     async def call(
         self, own: OwnTool, arguments: Mapping[str, Any], *, tier: str, keep_local: bool, deadline_s: float
@@ -63,6 +69,7 @@ class RayTools:
         try:
             said = await asyncio.wait_for(reference, deadline_s)
         except TimeoutError:
+            self._abandon(name)
             raise DeadlineExceeded(
                 f"The tool {own.path} gave no answer within {deadline_s:g} s.",
                 remedy="Give the step more `timeout_s`, or look whether a node has room: shoal nodes ls.",
@@ -76,11 +83,20 @@ class RayTools:
             raise StepFailed(
                 f"The tool {own.path} did not run: {_last_line(error)}", remedy="See the site's logs."
             ) from error
+        self._abandoned.pop(name, None)  # it still has room
         if "error" in said:
             raise StepFailed(
                 f"The tool {own.path} failed: {said['error']}", remedy="Check its arguments and options."
             )
         return said["output"], Place(node=said["node"], tier=said["tier"])
+
+    def _abandon(self, name: str) -> None:
+        """A call ran over its time. Where that happens again and again, its process is started anew."""
+        self._abandoned[name] += 1
+        if self._abandoned[name] >= _MOST_ABANDONED and name in self._hosts:
+            log.warning("tools hang in %s: it is started again", name)
+            ray.kill(self._hosts[name], no_restart=False)
+            self._abandoned.pop(name)
 
 
 def _start(name: str, tier: str, keep_local: bool) -> Any:
@@ -99,7 +115,8 @@ def _start(name: str, tier: str, keep_local: bool) -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,
-            max_concurrency=_AT_ONCE,
+            # calls over their time still hold a place
+            max_concurrency=2 * AT_ONCE,
             **options,
         )
         .remote()

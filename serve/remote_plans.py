@@ -48,28 +48,29 @@ class RemotePlans:
         """Returns when the run is durable; asked again for the same `run_id` it starts nothing."""
         await self._call("start", asdict(asked))
 
-    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, run_id: str, *, after: int = 0, owner: str = "") -> AsyncIterator[dict[str, Any]]:
         """Ends with the run. Each event once, in order."""
         seen = after
         while True:
-            found = await self._call("events", {"run_id": run_id, "after": seen, "wait_s": EVENTS_WAIT_S})
+            asked = {"run_id": run_id, "after": seen, "wait_s": EVENTS_WAIT_S, "owner": owner}
+            found = await self._call("events", asked)
             for event in found["events"]:
                 seen = int(event["seq"])
                 yield event
             if found["ended"]:
                 return
 
-    async def get(self, run_id: str) -> dict[str, Any]:
-        return dict(await self._call("get", {"run_id": run_id}))
+    async def get(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        return dict(await self._call("get", {"run_id": run_id, "owner": owner}))
 
-    async def cancel(self, run_id: str) -> dict[str, Any]:
-        return dict(await self._call("cancel", {"run_id": run_id}))
+    async def cancel(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        return dict(await self._call("cancel", {"run_id": run_id, "owner": owner}))
 
-    async def resume(self, run_id: str) -> dict[str, Any]:
-        return dict(await self._call("resume", {"run_id": run_id}))
+    async def resume(self, run_id: str, *, owner: str = "") -> dict[str, Any]:
+        return dict(await self._call("resume", {"run_id": run_id, "owner": owner}))
 
-    async def runs(self, limit: int) -> list[dict[str, Any]]:
-        return list(await self._call("runs", {"limit": limit}))
+    async def runs(self, limit: int, *, owner: str = "") -> list[dict[str, Any]]:
+        return list(await self._call("runs", {"limit": limit, "owner": owner}))
 
     async def names(self) -> list[str]:
         """While the actor is away, those that it last said."""

@@ -336,6 +336,12 @@ class ChatService:
             tags=context.tags,
         )
         if self._plans is not None and is_agent(request):
+            if not caller.scopes & {"plans", "admin"}:
+                raise PermissionDenied(
+                    f"The model {request.model} runs a plan, which takes a key with the scope `plans`.",
+                    remedy="Make one: shoal keys create --scope chat --scope plans.",
+                    param="model",
+                )
             return call
         if router is None:
             if request.model.startswith("specialist/"):

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
 from shoal.errors import StorageFull
@@ -27,7 +29,8 @@ from shoal.serve.deployer import ServeHandle
 from shoal.serve.follower import Fetch, Follower
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.judging import SlotJudge
-from shoal.serve.ports import Observe, Plans
+from shoal.serve.placing import last_placement
+from shoal.serve.ports import Observe, Place, Plans
 from shoal.serve.service import ChatService
 from shoal.serve.settings import ServiceSettings
 from shoal.serve.specialist_client import RemoteSpecialists
@@ -70,6 +73,21 @@ def make_generalist(config: Config) -> OpenAIGeneralist | None:
     if generalist is None:
         return None
     return OpenAIGeneralist(generalist.base_url, generalist.model, generalist.api_key(), generalist.timeout_s)
+
+
+def first_snapshot(
+    registry: SqlRegistry, config: Config
+) -> tuple[Snapshot, dict[str, str], dict[str, Place]]:
+    """What to decide on before the router actor has said anything: a process answers whether or not that lives."""
+    snapshot = build_snapshot(
+        epoch=registry.epoch(),
+        tasks=registry.tasks(),
+        versions=registry.versions(),
+        canary_share=config.rollout.canary_share,
+    )
+    placed = last_placement(SqlPlacements(registry.database))
+    places = {name: Place(**place) for name, place in placed["places"].items()}
+    return snapshot, placed["addresses"], places
 
 
 class SiteService:

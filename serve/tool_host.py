@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 from shoal.agents.plans.tools import Tool, load_tool
 from shoal.errors import ShoalError
 from shoal.serve.ports import Place
+
+#: calls that one process runs at once
+AT_ONCE: Final = 16
 
 
 class ToolHost:
@@ -26,6 +30,7 @@ class ToolHost:
 
         self._place = this_place() if place is None else place
         self._tools: dict[str, Tool] = {}
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tool")
 
     async def call(self, path: str, options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
         """`output`, or `error`: what a tool raises comes back as text, because the caller needs none of its classes."""
@@ -33,9 +38,11 @@ class ToolHost:
         try:
             if path not in self._tools:
                 self._tools[path] = await asyncio.to_thread(load_tool, path)
+            function = self._tools[path].function
+            loop = asyncio.get_running_loop()
             return {
                 **where,
-                "output": await asyncio.to_thread(self._tools[path].function, arguments, options),
+                "output": await loop.run_in_executor(self._threads, function, arguments, options),
             }
         except ShoalError as error:
             return {**where, "error": str(error)}

@@ -58,6 +58,10 @@ class EvidenceRegistry(Registry, Protocol):
 class LearningRuns(Protocol):
     """See `SqlLearningRuns`."""
 
+    def ask(self, run_id: str, *, tasks: Sequence[str], reason: str, at: float) -> None: ...
+
+    def asked(self) -> list[LearningRun]: ...
+
     def begin(self, run_id: str, *, tasks: Sequence[str], reason: str, at: float) -> LearningRun:
         """Raises Conflict while another one is running."""
         ...
@@ -159,7 +163,9 @@ class FeedbackLoop:
 
     def learn(self, tasks: Sequence[str] = ()) -> None:
         """Have a run begun as soon as none is under way. `tasks`: names or ids; all where there are none. Raises NotFound."""
-        self.observe(LearningAsked(tasks=tuple(self._registry.task(name).id for name in tasks)))
+        wanted = tuple(self._registry.task(name).id for name in tasks)
+        self._runs.ask(self._ids(), tasks=wanted, reason=ASKED, at=self._clock.now())
+        self.observe(LearningAsked(tasks=wanted))
 
     def stop_learning(self) -> bool:
         """Stop the run that is under way, for good. False where there is none of the site's own."""
@@ -215,6 +221,8 @@ class FeedbackLoop:
             if run.ended_at is not None:
                 self._state.handle(_ended(run))
                 self.standing.last = _shown(run)
+        for run in self._runs.asked():
+            self._state.handle(LearningAsked(tasks=run.tasks))
         self._recalled = True
 
     def _read_registry(self) -> RegistryRead:
@@ -289,6 +297,9 @@ class FeedbackLoop:
             self._state.handle(_failed(command, now))
             raise
         log.info("learning begins: %s", run.reason)
+        # watched before it is launched, so that a launch that fails is an end like any other
+        self._watched = run.id
+        self._state.handle(LearningStarted(started_at=run.started_at))
         self._launch(run)
         self._watch()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 import psutil
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from shoal.agents.registry import tables as t
 from shoal.agents.registry.database import Database
@@ -24,7 +24,8 @@ _SLACK_S = 0.02
 #: runs that are remembered to somebody who asks for all
 _MOST = 1000
 
-RunState: TypeAlias = Literal["running", "stopping", "done", "failed", "stopped"]
+#: `asked`: somebody wants a run, and none has begun for it yet
+RunState: TypeAlias = Literal["asked", "running", "stopping", "done", "failed", "stopped"]
 _OPEN = ("running", "stopping")
 
 
@@ -87,6 +88,22 @@ class SqlLearningRuns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def ask(self, run_id: str, *, tasks: Sequence[str], reason: str, at: float) -> None:
+        """Keep it that somebody wants a run, until one begins for this reason."""
+        with self._database.write() as connection:
+            connection.execute(
+                insert(t.learning_runs).values(
+                    id=run_id, reason=reason, tasks=list(tasks), state="asked", started_at=at
+                )
+            )
+
+    def asked(self) -> list[LearningRun]:
+        """What is asked for and has not begun, oldest first."""
+        table = t.learning_runs
+        query = select(table).where(table.c.state == "asked").order_by(table.c.started_at)
+        with self._database.read() as connection:
+            return [_run(row) for row in connection.execute(query).mappings()]
+
     def begin(self, run_id: str, *, tasks: Sequence[str], reason: str, at: float) -> LearningRun:
         """Begin a run. One of the site's that waits to go on gives way to one by hand.
 
@@ -108,6 +125,7 @@ class SqlLearningRuns:
                     .where(table.c.id == other.id)
                     .values(state="stopped", ended_at=at, report={"error": "its process was gone"})
                 )
+            connection.execute(delete(table).where(table.c.state == "asked", table.c.reason == reason))
             connection.execute(
                 insert(table).values(
                     id=run_id, reason=reason, tasks=list(tasks), state="running", started_at=at
@@ -161,9 +179,14 @@ class SqlLearningRuns:
         return run
 
     def all(self) -> list[LearningRun]:
-        """The newest thousand, oldest first."""
+        """The newest thousand that have begun, oldest first."""
         table = t.learning_runs
-        query = select(table).order_by(table.c.started_at.desc(), table.c.id.desc()).limit(_MOST)
+        query = (
+            select(table)
+            .where(table.c.state != "asked")
+            .order_by(table.c.started_at.desc(), table.c.id.desc())
+            .limit(_MOST)
+        )
         with self._database.read() as connection:
             return [_run(row) for row in connection.execute(query).mappings()][::-1]
 

@@ -23,6 +23,7 @@ from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.tasks.finder import Found, find_tasks
+from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
 from shoal.errors import DataError, NotFound, ShoalError, StorageFull
@@ -143,7 +144,7 @@ class _Run:
             self.progress(0.02, "finding tasks")
             found = find_tasks(traces, known=self.registry.tasks(), seed=self.seed, now=self.clock.now())
             unclustered = sum(task_id is None for task_id in found.assignment.values())
-            self._learn_found(found, traces, names, manifest)
+            self._learn_found(found, traces, names, manifest, _private_tasks(found.tasks, all_traces, traces))
         except KeyboardInterrupt:
             self.interrupted = True
         report = LearnReport(
@@ -163,11 +164,16 @@ class _Run:
         return report
 
     def _learn_found(
-        self, found: Found, traces: Sequence[Trace], names: Collection[str] | None, manifest: Manifest
+        self,
+        found: Found,
+        traces: Sequence[Trace],
+        names: Collection[str] | None,
+        manifest: Manifest,
+        private: Collection[TaskId],
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = self._wanted(found.tasks, names)
-        materials = gather(traces, found.assignment)
+        materials = gather(traces, found.assignment, private)
         plans = self._plans(found.tasks, materials, len(traces))
         manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
         # what never needs the clock first, so that its reasons are there even where the run is stopped
@@ -361,3 +367,15 @@ class _Run:
             cut_by_clock=cut,
             figures=dict(version.evidence["gate"]["figures"]) if version else {},
         )
+
+
+def _private_tasks(tasks: Sequence[Task], every: Sequence[Trace], usable: Sequence[Trace]) -> set[TaskId]:
+    """Tasks with `local-only` calls that are not learnt from: mostly those that a specialist answers already."""
+    learnt = {trace.id for trace in usable}
+    matcher = Matcher([(task.id, task) for task in tasks])
+    found = {
+        matcher.match(trace.chat).task_id
+        for trace in every
+        if trace.privacy == "local-only" and trace.id not in learnt
+    }
+    return {task_id for task_id in found if task_id is not None}

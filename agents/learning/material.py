@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal.agents.contract.loss import canonical_tool_calls
@@ -73,8 +73,16 @@ def may_train(traces: Sequence[Trace], outputs_may_train: bool | None) -> list[T
     return imported
 
 
-def gather(traces: Iterable[Trace], assignment: Mapping[TraceId, TaskId | None]) -> dict[TaskId, Material]:
-    """Each task's examples. Calls of one conversation share a group, also where only their opening tells that they do."""
+def gather(
+    traces: Iterable[Trace],
+    assignment: Mapping[TraceId, TaskId | None],
+    private: Collection[TaskId] = (),
+) -> dict[TaskId, Material]:
+    """Each task's examples. Calls of one conversation share a group, also where only their opening tells that they do.
+
+    Args:
+        private: tasks that have `local-only` calls among those that nothing is learnt from.
+    """
     rows: list[tuple[TaskId, Trace, ChatRequest, Answer | None]] = []
     openings: Counter[str] = Counter()
     for trace in traces:
@@ -92,7 +100,7 @@ def gather(traces: Iterable[Trace], assignment: Mapping[TraceId, TaskId | None])
     examples: dict[TaskId, list[Example]] = {}
     calling: dict[TaskId, list[Example]] = {}
     left_out: dict[TaskId, Counter[str]] = {}
-    private = {task_id for task_id, trace, _, _ in rows if trace.privacy == "local-only"}
+    private = {*private, *(task_id for task_id, trace, _, _ in rows if trace.privacy == "local-only")}
     for task_id, trace, request, answer in rows:
         missing = left_out.setdefault(task_id, Counter())
         if reason := _unusable(answer):

@@ -60,6 +60,7 @@ class PlanRun:
         created_at: float,
         saved: Sequence[SavedPart] = (),
         told: Collection[tuple[str, str]] = (),
+        failed: Mapping[str, Fault] | None = None,
         seq: int = 0,
     ) -> None:
         self.run_id = run_id
@@ -74,6 +75,7 @@ class PlanRun:
         self._payloads = Payloads(plan, catalogue)
         self._saved = {(part.step, part.part): part for part in saved}
         self._told = set(told)
+        self._failed = dict(failed or {})
         self._seq = seq
         self._steps: dict[str, StepState] = {}
         self._add("", plan.steps)
@@ -101,6 +103,13 @@ class PlanRun:
         else:
             self._cancel(at)
         self._advance(at)
+        return self._gathered(at)
+
+    def give_up(self, at: float, message: str) -> list[Command]:
+        """End the run as failed after a fault of the machine itself, so that it is not tried again at every start."""
+        self._parts, self._events, self._performs = [], [], []
+        self._stops = [state.id for state in self._steps.values() if not state.over]
+        self._finish(RunStatus.FAILED, at, error={"code": "internal_error", "message": message})
         return self._gathered(at)
 
     def view(self) -> dict[str, Any]:
@@ -160,6 +169,9 @@ class PlanRun:
         above = self._steps[state.scope[:-1]].label if state.scope else None
         skill = state.skill.privacy if state.skill else None
         state.label = strictest([self.label, above, state.step.privacy, skill, *(n.label for n in needed)])
+        if (known := self._failed.pop(state.id, None)) is not None:
+            self._fail(state, known, at)
+            return
         try:
             items = self._items(state)
             payloads = [

@@ -162,6 +162,12 @@ class _Step(_BodyStep):
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
     retries: int = Field(default=1, ge=0, le=10)
 
+    @model_validator(mode="after")
+    def _planner_is_one(self) -> Self:
+        if self.use == PLANNER and (self.each is not None or self.output):
+            raise ValueError("a planner writes one plan: it takes neither `each` nor `output`")
+        return self
+
 
 class _Planner(_Part):
     system: str

@@ -21,6 +21,8 @@ RESERVED: Final = frozenset({INPUT, ITEM, INDEX})
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _PATH = rf"{_NAME}(?:\.(?:[A-Za-z0-9_-]+|\$index))*"
+#: a place in a list; a longer number is none
+_PLACE = re.compile(r"[0-9]{1,9}")
 _WHOLE = re.compile(rf"\$({_PATH})")
 _INSIDE = re.compile(rf"\$\$|\$\{{({_PATH})\}}")
 
@@ -119,7 +121,7 @@ def _follow(reference: Reference, look_up: Callable[[str], Any], index: int | No
 def _into(value: Any, key: str, reference: Reference) -> Any:
     if isinstance(value, Mapping) and key in value:
         return value[key]
-    if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+    if isinstance(value, list) and _PLACE.fullmatch(key) and int(key) < len(value):
         return value[int(key)]
     what = f"what is no object or list but {type(value).__name__}"
     if isinstance(value, Mapping):

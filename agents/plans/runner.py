@@ -165,15 +165,10 @@ class PlanRunner:
         kept = [plan.name for plan in await asyncio.to_thread(self._store.plans)]
         return sorted({BUILT_IN, *kept})
 
-    async def knows(self, run_id: str) -> bool:
-        """Whether there is such a run."""
-        if run_id in self._live:
-            return True
-        try:
-            await asyncio.to_thread(self._store.load, run_id)
-        except NotFound:
-            return False
-        return True
+    async def caller(self, run_id: str) -> str:
+        """Who started a run. Raises NotFound."""
+        live = self._live.get(run_id)
+        return live.caller if live is not None else await asyncio.to_thread(self._store.caller, run_id)
 
     async def get(self, run_id: str) -> dict[str, Any]:
         """How a run stands. Raises NotFound."""
@@ -233,9 +228,9 @@ class PlanRunner:
                     self._drive(stored)
         return await self.get(run_id)
 
-    async def runs(self, limit: int) -> list[dict[str, Any]]:
-        """The newest runs, without steps and outputs."""
-        return await asyncio.to_thread(self._store.runs, limit)
+    async def runs(self, limit: int, *, caller: str = "") -> list[dict[str, Any]]:
+        """The newest runs, without steps and outputs. `caller`: only those that it started."""
+        return await asyncio.to_thread(self._store.runs, limit, caller=caller)
 
     async def adopt(self) -> list[str]:
         """Go on with all runs that have not ended; returns their ids."""
@@ -284,12 +279,22 @@ class PlanRunner:
             live.trouble = error
         except Exception as error:
             log.exception("a fault over the run %s", live.run.run_id)
-            live.trouble = SiteError(f"A fault over the run: {error!r}.", remedy="The site's log says more.")
+            live.trouble = await self._give_up(live, error)
         finally:
             for task in list(live.parts.values()):
                 task.cancel()
             self._live.pop(live.run.run_id, None)
             asyncio.get_running_loop().call_soon(self._wake, live)
+
+    async def _give_up(self, live: _Live, error: Exception) -> ShoalError | None:
+        """End the run as failed; what is wrong where not even that can be kept."""
+        try:
+            message = f"Shoal failed over this run ({type(error).__name__}); its log says why."
+            await self._carry_out(live, live.run.give_up(self._clock.now(), message))
+        except Exception:
+            log.exception("the run %s is left where it stands", live.run.run_id)
+            return SiteError(f"A fault over the run: {error!r}.", remedy="The site's log says more.")
+        return None
 
     def _wake(self, live: _Live) -> None:
         self._waking = asyncio.get_running_loop().create_task(_notify(live))

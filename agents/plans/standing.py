@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.agents.plans.catalogue import Catalogue, ToolInfo
 from shoal.agents.plans.machine import PlanRun
-from shoal.agents.plans.run_state import RunBegun
+from shoal.agents.plans.run_state import Fault, RunBegun, RunStatus
 from shoal.agents.plans.runs import StoredRun
 
 #: events that were told once and need not be told again by a run that goes on
 _ONCE = frozenset({"run_started", "step_started", "step_planned", "step_done"})
 
+#: ends of steps that hold as long as the run goes on, and no longer once it is resumed after its end
+_OVER = frozenset({"step_failed", "step_skipped"})
+_ENDS = frozenset({"run_failed", "run_cancelled", "run_done"})
+
 
 def put_together(stored: StoredRun, catalogue: Catalogue) -> PlanRun:
-    """The run as it can go on: `RunBegun` takes it to where it stood."""
+    """The run as it can go on: `RunBegun` takes it to where it stood.
+
+    What failed in a run that has not ended stays failed; one that ended is resumed to try it again.
+    """
     row = stored.row
+    going_on = _since_last_end(stored.events) if stored.status is RunStatus.RUNNING else []
+    over = [event for event in going_on if event["type"] in _OVER]
+    once = {(e["type"], e.get("step", "")) for e in stored.events if e["type"] in _ONCE}
     return PlanRun(
         row.id,
         row.plan,
@@ -24,7 +35,8 @@ def put_together(stored: StoredRun, catalogue: Catalogue) -> PlanRun:
         catalogue=catalogue,
         created_at=row.created_at,
         saved=stored.parts,
-        told={(e["type"], e.get("step", "")) for e in stored.events if e["type"] in _ONCE},
+        told=once | {(e["type"], e["step"]) for e in over},
+        failed={e["step"]: Fault(**e["error"]) for e in over if e["type"] == "step_failed"},
         seq=max((e["seq"] for e in stored.events), default=0),
     )
 
@@ -38,3 +50,8 @@ def kept_view(stored: StoredRun) -> dict[str, Any]:
     run = put_together(stored, Catalogue(tools={n: ToolInfo(name=n, description="") for n in names}))
     run.handle(RunBegun(at=stored.row.created_at))
     return run.view()
+
+
+def _since_last_end(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    ends = [place for place, event in enumerate(events) if event["type"] in _ENDS]
+    return events[ends[-1] + 1 :] if ends else events

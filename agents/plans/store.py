@@ -164,10 +164,21 @@ class SqlRuns:
         with self._database.read() as connection:
             return list(connection.execute(query.order_by(t.plan_runs.c.created_at)).scalars())
 
-    def runs(self, limit: int) -> list[dict[str, Any]]:
-        """The newest first, without steps and outputs."""
+    def caller(self, run_id: str) -> str:
+        """Who started a run. Raises NotFound."""
+        c = t.plan_runs.c
+        with self._database.read() as connection:
+            found = connection.execute(select(c.caller).where(c.id == run_id)).scalar()
+        if found is None:
+            raise _no_run(run_id)
+        return str(found)
+
+    def runs(self, limit: int, *, caller: str = "") -> list[dict[str, Any]]:
+        """The newest first, without steps and outputs. `caller`: only those that it started."""
         c = t.plan_runs.c
         query = select(c.id, c.plan, c.input, c.label, c.status, c.created_at, c.ended_at)
+        if caller:
+            query = query.where(c.caller == caller)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(c.created_at.desc(), c.id.desc()).limit(limit))
             return [dict(row) for row in rows.mappings()]

@@ -136,6 +136,13 @@ class SqlKeys:
             row = connection.execute(query).mappings().first()
             return None if row is None else _record(row)
 
+    def get(self, key_id: str) -> KeyRecord | None:
+        """The good key of this id; None where there is none, or it was revoked."""
+        query = select(t.api_keys).where(t.api_keys.c.id == key_id, t.api_keys.c.revoked_at.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else _record(row)
+
     def revoke(self, key_id: str) -> None:
         """From now on the key is refused. Revoking twice is no error. Raises NotFound."""
         with self._database.write() as connection:

@@ -37,6 +37,9 @@ _COMPACT_EVERY_S = 10.0
 _ERASE_EVERY_S = 3600.0
 #: how often a waiting gateway's question is looked at
 _LOOK_S = 0.02
+#: questions about runs that may wait at once; most are those of followers
+PLANS_GROUP = "plans"
+_MOST_QUESTIONS = 1024
 
 
 class PlanHosting(Protocol):
@@ -175,7 +178,8 @@ def start_router(
     pin: Mapping[str, float] | None = None,
 ) -> Any:
     """Start the actor, or take the one that runs. Returns at once."""
-    actor = ray.remote(RouterActor)
+    # followers of runs wait in a group of their own, so that however many they are no gateway waits for its snapshot
+    actor = ray.remote(concurrency_groups={PLANS_GROUP: _MOST_QUESTIONS})(RouterActor)
     return actor.options(
         name=ROUTER_NAME,
         namespace=NAMESPACE,

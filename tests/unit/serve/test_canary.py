@@ -28,6 +28,7 @@ from shoal.serve.fakes import FunctionSpecialists, ListObserver, ListRecord, Mar
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.plan_performer import OwnTool, ServicePerformer
 from shoal.serve.ports import Place
+from shoal.serve.ray_tools import selectors
 from shoal.serve.service import ChatService
 from shoal.serve.settings import ServiceSettings
 
@@ -81,21 +82,36 @@ class FlakySpecialists(FunctionSpecialists):
 
 
 class FlakyTools:
-    """Runs tools here, as if on a node that may run them."""
+    """Runs tools here, as if on a node that Ray would take by the label selectors."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.on_cloud_private = 0
+        self.ran_private: list[str] = []
 
     async def call(
         self, own: OwnTool, arguments: Mapping[str, Any], *, tier: str, keep_local: bool, deadline_s: float
     ) -> tuple[Any, Place]:
         if self._rng.random() < 0.2:
             raise StepFailed(f"broke over {json.dumps(dict(arguments))}")
-        place = Place(node="n", tier="local" if keep_local and tier == "cloud" else tier or "local")
-        self.on_cloud_private += keep_local and place.tier == "cloud"
+        place = _scheduled(tier, keep_local, self._rng)
+        self.ran_private += [place.tier] if keep_local else []
         output = own.tool(dict(arguments), dict(own.options))
         return (await output if asyncio.iscoroutine(output) else output), place
+
+
+def _scheduled(tier: str, keep_local: bool, rng: random.Random) -> Place:
+    """A node that Ray's selectors allow, out of one of each tier and one without a tier."""
+    first, further = selectors(tier, keep_local=keep_local)
+    for selector in (first, *further):
+        wish = selector.get("shoal-tier", "")
+        wanted = (
+            wish.removeprefix("in(").removesuffix(")").split(",") if wish else ["cloud", "edge", "local", ""]
+        )
+        fitting = [found for found in ("cloud", "edge", "local", "") if found in wanted]
+        if fitting:
+            found = rng.choice(fitting)
+            return Place(node=f"{found}-1", tier=found)
+    raise AssertionError(f"no node for {first}")
 
 
 def _tools(url: str, secret: str) -> dict[str, OwnTool]:
@@ -228,7 +244,7 @@ async def test_a_thousand_random_plans_let_no_byte_of_local_only_data_leave(
     specialists, tools, views = await _run_all(url, tmp_path, "local-only", PLANS)
     assert server.leaked_bytes == 0
     assert {tier for _, tier in specialists.saw} == {"edge"}, "it reached a node that it may not reach"
-    assert tools.on_cloud_private == 0
+    assert set(tools.ran_private) == {"edge", "local"}
     statuses = [view["status"] for view in views]
     # the plans did run: some came to their end on what may see the data, others were stopped with the reason
     assert statuses.count("done") > 50

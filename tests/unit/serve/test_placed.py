@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shoal.agents.plans.tools import tool
+from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.config import parse_config
-from shoal.errors import ConfigError, PrivacyViolation, SiteError, UsageError
+from shoal.errors import ConfigError, PrivacyViolation, SiteError, SpecialistUnavailable, UsageError
 from shoal.nodes.telemetry import Gpu, Gpus, GpuState
 from shoal.serve.call import LOCAL_CALLER, CallContext
 from shoal.serve.nodes_status import gpu_text, nodes_table, read_placement
 from shoal.serve.plan_host import read_plans, read_tools
+from shoal.serve.plan_performer import OwnTool, ServicePerformer
 from shoal.serve.ports import Place
 from shoal.serve.ray_local import LocalRay, SitePorts, node_job
 from shoal.serve.ray_tools import host_name, selectors
 from shoal.serve.site import checked_nodes
-from shoal.serve.tool_host import ToolHost
+from shoal.serve.tool_host import AT_ONCE, ToolHost
 
 PRIVATE = CallContext(privacy="local-only")
 
@@ -46,8 +51,6 @@ async def test_a_specialist_gets_local_only_data_only_where_that_may_be(
 
 
 async def test_an_answer_says_where_it_was_made(bench: Any) -> None:
-    from shoal.agents.ports import SpecialistAnswer
-
     bench.specialists.functions["t1@3"] = lambda r: SpecialistAnswer(
         content="x", confidence=0.9, node="edge-1", tier="edge"
     )
@@ -60,11 +63,11 @@ async def test_an_answer_says_where_it_was_made(bench: Any) -> None:
 def test_a_tier_is_a_wish_and_privacy_is_none() -> None:
     assert selectors("", keep_local=False) == ({}, [])
     assert selectors("edge", keep_local=False) == ({"shoal-tier": "edge"}, [{}])
-    assert selectors("edge", keep_local=True) == ({"shoal-tier": "edge"}, [{"shoal-tier": "!cloud"}])
+    assert selectors("edge", keep_local=True) == ({"shoal-tier": "edge"}, [{"shoal-tier": "in(edge,local)"}])
     assert (
         selectors("cloud", keep_local=True)
         == selectors("", keep_local=True)
-        == ({"shoal-tier": "!cloud"}, [])
+        == ({"shoal-tier": "in(edge,local)"}, [])
     )
     names = {host_name(tier, keep_local=private) for tier in ("", "edge") for private in (True, False)}
     assert len(names) == 4
@@ -136,3 +139,51 @@ def test_without_a_placement_actor_the_command_says_so(tmp_path: Path) -> None:
     nothing = {"nodes": [], "decision": {"assignments": {}, "unplaced": {}}, "at": 1.0}
     (tmp_path / "placement.json").write_text(json.dumps(nothing), encoding="utf-8")
     assert nodes_table(read_placement(tmp_path / "placement.json")) == []
+
+
+async def test_a_specialist_that_is_away_for_data_that_nobody_else_may_see_is_worth_another_try(
+    bench: Any,
+) -> None:
+    def away(asked: ChatRequest) -> SpecialistAnswer:
+        raise SpecialistUnavailable("it is restarted")
+
+    bench.specialists.functions["t1@3"] = away
+    bench.specialists.place = Place(node="n", tier="edge")
+    with pytest.raises(SpecialistUnavailable, match="nobody else may"):
+        await bench.service.chat(request(), LOCAL_CALLER, PRIVATE)
+    assert (await bench.service.chat(request(), LOCAL_CALLER)).served_by.startswith("generalist/")
+
+
+@pytest.mark.parametrize(("tier", "good"), [("edge", True), ("local", True), ("cloud", False), ("", False)])
+async def test_what_a_tool_says_of_local_only_data_is_taken_from_edge_and_local_nodes_only(
+    bench: Any, tier: str, good: bool
+) -> None:
+    class Somewhere:
+        async def call(self, own: OwnTool, arguments: Any, **more: Any) -> tuple[Any, Place]:
+            return "x", Place(node="n", tier=tier)
+
+    made = tool(description="stays", reach="node")(lambda arguments, options: "x")
+    own = OwnTool(path="m:t", tool=made, options={}, tier="")
+    performer = ServicePerformer(bench.service, {"t": own}, Somewhere(), dict)
+    if good:
+        assert (await performer.call_tool("t", {}, privacy="local-only", tier="", deadline_s=1)).tier == tier
+        return
+    with pytest.raises(PrivacyViolation):
+        await performer.call_tool("t", {}, privacy="local-only", tier="", deadline_s=1)
+
+
+async def test_tools_that_hang_leave_room_for_others() -> None:
+    host = ToolHost(Place(node="n", tier="edge"))
+    path = "tests.unit.serve.test_placed:hang"
+    hung = [asyncio.create_task(host.call(path, {"s": 1.5}, {})) for _ in range(AT_ONCE - 1)]
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    assert (await host.call(path, {"s": 0.0}, {}))["output"] == "slept"
+    assert time.monotonic() - started < 1
+    await asyncio.gather(*hung)
+
+
+@tool(description="takes its time")
+def hang(arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+    time.sleep(options["s"])
+    return "slept"

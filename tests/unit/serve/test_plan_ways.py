@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from shoal.agents.registry.database import Database
+from shoal.agents.registry.keys import SqlKeys
+from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import InvalidRequest, NotFound, PermissionDenied, PlanFailed, PrivacyViolation, StepFailed
 from shoal.serve.agent_calls import text_of_output
 from shoal.serve.call import LOCAL_CALLER, CallContext, Caller
@@ -122,8 +125,6 @@ async def test_local_only_data_is_refused_at_a_gateway_on_a_cloud_node(bench: An
     bench.service.tier = "cloud"
     with pytest.raises(PrivacyViolation, match="cloud node"):
         await bench.service.run_plan("report", {"question": "a"}, LOCAL_CALLER, privacy="local-only")
-    from shoal.agents.traces.chat import ChatRequest
-
     asked = ChatRequest(body={"model": "auto", "messages": [{"role": "user", "content": "a"}]})
     with pytest.raises(PrivacyViolation, match="cloud node"):
         await bench.service.chat(asked, LOCAL_CALLER, CallContext(privacy="local-only"))
@@ -170,3 +171,35 @@ async def test_names_are_those_last_heard_while_the_actor_is_away() -> None:
     assert await plans.names() == ["a"]
     away = True
     assert await plans.names() == ["a"]
+
+
+async def test_an_agent_takes_the_scope_of_plans(bench: Any) -> None:
+    chat = ChatRequest(body={"model": "agent/report", "messages": [{"role": "user", "content": "a"}]})
+    with pytest.raises(PermissionDenied, match="plans"):
+        await bench.service.chat(chat, Caller(id="k", scopes=frozenset({"chat"})))
+    served = await bench.service.chat(chat, Caller(id="k", scopes=frozenset({"chat", "plans"})))
+    assert served.served_by == "agent/report"
+
+
+async def test_a_run_of_another_key_does_not_exist(tmp_path: Any, bench: Any) -> None:
+    keys = SqlKeys(Database(tmp_path / "keys.db"))
+    texts = [
+        keys.create(name, scopes)[1]
+        for name, scopes in (("a", ("plans",)), ("b", ("plans",)), ("c", ("admin",)))
+    ]
+    bench.keys = keys
+    head = [{"Authorization": f"Bearer {text}"} for text in texts]
+    async with bench.http() as http:
+        made = await http.post("/v1/plans/report/runs", json={"input": {"question": "a"}}, headers=head[0])
+        run = f"/v1/runs/{made.json()['id']}"
+        for method, path in (
+            ("GET", run),
+            ("DELETE", run),
+            ("POST", f"{run}/resume"),
+            ("GET", f"{run}/events"),
+        ):
+            said = [(await http.request(method, path, headers=h)).status_code for h in head]
+            assert said == [200, 404, 200], (method, path)
+        seen = [len((await http.get("/v1/runs", headers=h)).json()["data"]) for h in head]
+        assert seen == [1, 0, 1]
+        assert (await http.get(f"{run}/events?after={'9' * 5000}", headers=head[0])).status_code == 400

@@ -282,6 +282,27 @@ def test_a_run_that_cannot_be_started_has_failed_with_the_reason(site: Site) -> 
     [run] = site.runs.all()
     assert run.state == "failed"
     assert "no memory" in str(run.report["error"])
+    # and the next one is begun
+    site.learner.error = None
+    site.loop.learn()
+    site.go(10)
+    assert len(site.learner.started) == 1
+
+
+def test_what_was_asked_for_and_waits_outlives_the_actor(site: Site) -> None:
+    site.runs.begin("hand", tasks=(), reason=BY_HAND, at=site.clock.now())
+    site.runs.claim("hand", psutil.Process())
+    site.loop.learn([site.task.name])
+    site.go()
+    site.restart()
+    site.runs.finish("hand", "done", {}, at=site.clock.now())
+    site.go()
+    site.go()
+    assert [r.tasks for r in site.learner.started] == [(site.task.id,)]
+    site.end()
+    site.restart()
+    site.go(20)
+    assert len(site.learner.started) == 1, "it is asked for once"
 
 
 def test_a_run_by_hand_is_watched_and_what_is_asked_for_meanwhile_waits(site: Site) -> None:

@@ -73,6 +73,8 @@ STEP = {"id": "a", "use": "auto"}
         ({"output": {"items": [{"$ref": "http://127.0.0.1:9/x.json"}]}}, "output", "another document"),
         ({"steps": [{**STEP, "privacy": "secret"}]}, "steps.0.privacy", "public"),
         ({"steps": [STEP, {**STEP, "id": "b", "input": "$a.$index"}], "result": "$b"}, "steps", "no `each`"),
+        ({"steps": [{**STEP, "use": "planner", "each": "$input.list"}]}, "steps.0", "one plan"),
+        ({"steps": [{**STEP, "use": "planner", "output": {"type": "object"}}]}, "steps.0", "one plan"),
         ({"steps": [{**STEP, "each": "$item.rows"}], "result": "$a"}, "steps", "within it"),
         ({"steps": [STEP], "result": "$a.$index"}, "steps", "a step's"),
         ({"steps": [{**STEP, "input": {"at": date(2025, 1, 1)}}]}, "steps.0.input.at", "a date is no JSON"),
@@ -164,3 +166,8 @@ def test_a_schema_fetches_nothing_and_one_that_lacks_a_part_of_itself_says_so() 
     assert breaks(1, {"$defs": {"n": {"type": "string"}}, "$ref": "#/$defs/n"}) == [
         "1 is not of type 'string'"
     ]
+
+
+def test_a_place_that_no_list_can_have_leads_nowhere() -> None:
+    with pytest.raises(StepFailed, match="leads nowhere"):
+        resolve("$a." + "9" * 5000, lambda name: [1, 2])

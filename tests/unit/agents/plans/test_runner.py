@@ -316,3 +316,53 @@ async def test_old_runs_are_erased(tmp_path: Path) -> None:
     assert store.delete_before(9e9) == 1
     with pytest.raises(NotFound):
         store.load(run_id)
+
+
+async def test_what_failed_in_a_run_that_was_left_stays_failed_and_is_tried_again_when_it_is_resumed(
+    tmp_path: Path,
+) -> None:
+    broken = True
+
+    def faults(name: str, label: str) -> None:
+        if name == "a" and broken:
+            raise StepFailed("broke")
+
+    steps = [
+        {"id": "a", "use": "auto", "input": "$input.q", "retries": 0},
+        {"id": "c", "use": "auto", "input": "$a"},
+        {"id": "b", "use": "tool/slow", "input": {}},
+    ]
+    plan = parse_plan({"name": "p", "steps": steps, "result": {"b": "$b", "c": "$c"}}, source="t")
+    fake = FunctionPerformer(tools={"slow": lambda arguments: 1}, faults=faults)
+    first = runner_over(tmp_path, fake)
+    fake.delay_s = 0.05
+    run_id = await first.start(plan, GIVEN)
+    async for event in first.events(run_id):
+        if event["type"] == "step_skipped":
+            break
+    await first.close()
+    fake.calls.clear()
+    second = runner_over(tmp_path, fake)
+    await second.adopt()
+    assert (await second.result(run_id))["error"]["step"] == "a"
+    assert "a" not in [name for name, _, _ in fake.calls]
+    store = SqlRuns(Database(tmp_path / "runs.db"))
+    told = Counter(event["type"] for event in store.load(run_id).events)
+    assert (told["step_failed"], told["step_skipped"], told["run_failed"]) == (1, 1, 1)
+    broken = False
+    await second.resume(run_id)
+    assert (await second.result(run_id))["status"] == "done"
+
+
+async def test_a_fault_of_the_machine_itself_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burst(*arguments: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("shoal.agents.plans.machine.PlanRun._performed", burst)
+    runner = runner_over(tmp_path, performer())
+    run_id = await runner.start(parse_plan(ONE, source="t"), GIVEN)
+    view = await runner.result(run_id)
+    assert (view["status"], view["error"]["code"]) == ("failed", "internal_error")
+    assert SqlRuns(Database(tmp_path / "runs.db")).running() == []
