@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -37,11 +38,15 @@ CLOCK_SLACK = 1.1
 MAX_EPOCHS = 12
 #: fewer steps than this are not enough for any task, however few its pairs
 MIN_STEPS = 400
+#: how far the share of time may run ahead of the share of steps before the clock decides
+LAG = 0.15
 MAX_TOKENS = 512
 BATCH = 32
 PEAK_RATE = 3e-3
 WARM_STEPS = 30
 EVALUATIONS = 10
+#: a run that dies loses at most so much; where it goes on from changes nothing in what comes out
+KEEP_EVERY_S = 5.0
 IGNORED = -100
 
 
@@ -137,6 +142,7 @@ class Run:
         self.best: dict[str, torch.Tensor] = {}
         self.seen_tokens = 0
         self.checkpoint = context.work / KIND
+        self.kept_at = start
         self.mark = self._mark()
 
     def _mark(self) -> str:
@@ -162,19 +168,21 @@ class Run:
             if int(done * EVALUATIONS) > int(before * EVALUATIONS):
                 self._evaluate()
                 self._keep()
+            elif self.context.monotonic() - self.kept_at >= KEEP_EVERY_S:
+                self._keep()
         if not self.best:
             self._evaluate()
 
     def _done(self) -> float:
-        """Share of the run that is behind it: of its steps, or of its time where it is far slower than nominal."""
+        """Share of the run that is behind it: of its steps; of its time once it has fallen far behind nominal speed."""
         entered, share = self.entered
         end = self.start + self.context.seconds * CLOCK_SLACK
         ticked = (self.context.monotonic() - entered) / max(1e-9, end - entered)
         by_clock = min(1.0, share + (1.0 - share) * ticked) if end > entered else 1.0
         by_steps = self.step / self.plan.steps
-        if by_clock > by_steps:
+        if by_steps < 1.0 and by_clock >= min(1.0, by_steps + LAG):
             self.cut = True
-        return max(by_clock, by_steps)
+        return max(by_clock, by_steps) if self.cut else by_steps
 
     def save(self, folder: Path) -> None:
         """The best weights and the configuration, in transformers' own form."""
@@ -231,43 +239,60 @@ class Run:
             self.best = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
 
     def _keep(self) -> None:
-        """Write a checkpoint; `state.json` last, so that a half-written one is never taken for whole."""
+        """Write a checkpoint beside the last one and then point to it, so that one is whole whenever the process dies."""
         self.checkpoint.mkdir(parents=True, exist_ok=True)
-        state = self.checkpoint / "state.json"
-        state.unlink(missing_ok=True)
-        save_file(_untied(self.model.state_dict()), self.checkpoint / "model.safetensors")
-        if self.best:
-            save_file(_untied(self.best), self.checkpoint / "best.safetensors")
         moments = {
             f"{number}.{name}": value
             for number, entry in self.optimiser.state_dict()["state"].items()
             for name, value in entry.items()
         }
-        save_file(moments, self.checkpoint / "optimiser.safetensors")
-        data = {"mark": self.mark, "step": self.step, "best_loss": self.best_loss if self.best else None}
-        state.write_text(json.dumps({**data, "seen_tokens": self.seen_tokens}), encoding="utf-8")
+        tensors = {
+            **{f"model/{name}": weight for name, weight in _untied(self.model.state_dict()).items()},
+            **{f"best/{name}": weight for name, weight in _untied(self.best).items()},
+            **{f"optimiser/{name}": value for name, value in moments.items()},
+        }
+        path = self.checkpoint / f"step-{self.step}.safetensors"
+        save_file(tensors, path)
+        data = {
+            "mark": self.mark,
+            "step": self.step,
+            "file": path.name,
+            "best_loss": self.best_loss if self.best else None,
+            "seen_tokens": self.seen_tokens,
+            "cut": self.cut,
+        }
+        partial = self.checkpoint / "state.partial"
+        partial.write_text(json.dumps(data), encoding="utf-8")
+        partial.replace(self.checkpoint / "state.json")
+        for old in self.checkpoint.glob("step-*.safetensors"):
+            if old != path:
+                old.unlink()
+        self.kept_at = self.context.monotonic()
 
     def _resume(self) -> None:
         try:
             data: dict[str, Any] = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
             if data["mark"] != self.mark:
                 return
-            weights = load_file(self.checkpoint / "model.safetensors")
-            moments = load_file(self.checkpoint / "optimiser.safetensors")
-            best = load_file(self.checkpoint / "best.safetensors") if data["best_loss"] is not None else {}
+            tensors = load_file(self.checkpoint / str(data["file"]))
             step, best_loss, seen = int(data["step"]), data["best_loss"], int(data["seen_tokens"])
-        except (OSError, ValueError, KeyError, TypeError):
+            cut = bool(data["cut"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return
-        self.model.load_state_dict(_tied(weights))
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = value
+        self.model.load_state_dict(_tied(parts["model"]))
         entries: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, value in moments.items():
+        for name, value in parts["optimiser"].items():
             number, _, kind = name.partition(".")
             entries[int(number)][kind] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": dict(entries), "param_groups": groups})
-        self.step, self.seen_tokens = step, seen
-        if best:
-            self.best, self.best_loss = _tied(best), float(best_loss)
+        self.step, self.seen_tokens, self.cut = step, seen, cut
+        if parts["best"]:
+            self.best, self.best_loss = _tied(parts["best"]), float(best_loss)
 
 
 def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
