@@ -82,9 +82,7 @@ def values_error(wrong: Sequence[int], values: Sequence[int]) -> Figure:
     amiss, asked = np.asarray(wrong, dtype=np.int64), np.asarray(values, dtype=np.int64)
     if not asked.sum():
         raise ValueError("A slot error rate needs values that texts should carry, got none.")
-    resampled = [
-        float(amiss[rows].sum() / max(1, int(asked[rows].sum()))) for rows in _resamples(len(asked))
-    ]
+    resampled = [float(amiss[rows].sum() / max(1, int(asked[rows].sum()))) for rows in _resamples(len(asked))]
     return _figure(float(amiss.sum() / asked.sum()), resampled, len(asked))
 
 
