@@ -28,8 +28,8 @@ from shoal.agents.learning.training import TrainContext
 from shoal.errors import DataError
 
 KIND = "micro_lm"
-#: tokens (read and written) per second that two CPU cores train at; turns a time limit into a step budget
-NOMINAL_TOKENS_PER_S = 12_000
+#: tokens (read and written) per second that one busy CPU core trains at; turns a time limit into a step budget
+NOMINAL_TOKENS_PER_S = 6_000
 #: share of the time given that steps may take; the rest is for reading, evaluating and writing
 STEP_SHARE = 0.8
 #: of the time given, what a run that is far slower than nominal may take; one at nominal speed never comes near

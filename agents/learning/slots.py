@@ -295,7 +295,10 @@ class SlotRules:
             numbers=frozenset(data["numbers"]),
             lexicon=frozenset(data["lexicon"]),
             signs={k: dict(v) for k, v in data["signs"].items()},
-            wording=Wording.from_dict(data["wording"]),
+            # folders made before there was more than evidence are read too
+            wording=Wording.from_dict(
+                data.get("wording") or {"evidence": data.get("evidence", {}), "telling": {}, "unasked": {}}
+            ),
             system=(data["system"][0], data["system"][1]),
         )
 
