@@ -36,6 +36,8 @@ MAX_REPEATS = 3
 DRAFTS = 16
 #: a clean likeliest draft whose tokens have this probability in the mean is the answer, without others
 SURE = 0.93
+#: weight of a draft's mean log probability beside its agreement with the others
+LIKELIHOOD = 0.3
 #: answers to prompts without their values that are kept
 REMEMBERED = 20_000
 #: each thing in the prompt that training never had multiplies the confidence by this
@@ -177,7 +179,7 @@ def _judge(job: _Job, draft: _Draft, more: Sequence[_Draft]) -> SpecialistAnswer
     heeding = [d for d in clean if d.unheeded == fewest]
     texts = [d.text for d in heeding]
     agreed = agreements(texts, texts)
-    best = max(range(len(heeding)), key=lambda n: (agreed[n], heeding[n].score))
+    best = max(range(len(heeding)), key=lambda n: agreed[n] + LIKELIHOOD * heeding[n].score)
     factor = 1.0 if draft.faultless else AGAIN_FACTOR
     sure = draft if draft.faultless else heeding[best]
     confidence = math.exp(sure.score) * factor * STRANGE_FACTOR ** len(strange)
