@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -28,8 +28,8 @@ from shoal.agents.learning.training import TrainContext
 from shoal.errors import DataError
 
 KIND = "micro_lm"
-#: tokens (read and written) per second that one busy CPU core trains at; turns a time limit into a step budget
-NOMINAL_TOKENS_PER_S = 6_000
+#: tokens (read and written) per second that training is reckoned with: two CPU cores do 12,000, one 7,000; turns a time limit into a step budget
+NOMINAL_TOKENS_PER_S = 9_000
 #: share of the time given that steps may take; the rest is for reading, evaluating and writing
 STEP_SHARE = 0.8
 #: of the time given, what a run that is far slower than nominal may take; one at nominal speed never comes near
@@ -48,6 +48,10 @@ EVALUATIONS = 10
 #: a run that dies loses at most so much; where it goes on from changes nothing in what comes out
 KEEP_EVERY_S = 5.0
 IGNORED = -100
+
+
+#: a pair's ids, where its answer begins, and its weight
+Sample: TypeAlias = tuple[list[int], int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Run:
         lengths = [len(done[0]) for pair in self.pairs if (done := encode(pair, vocabulary, None))]
         self.plan = plan_steps(len(self.pairs), sum(lengths) / len(lengths), context.seconds)
         self.lengths = lengths
-        self.watched = [done for pair in watched if (done := encode(pair, vocabulary, None))]
+        self.watched = [(*done, pair.weight) for pair in watched if (done := encode(pair, vocabulary, None))]
         torch.manual_seed(context.seed)
         self.model = LlamaForCausalLM(model_config(vocabulary))
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
@@ -149,7 +153,7 @@ class Run:
         """Tells this run from any other: a checkpoint of another is not gone on from."""
         digest = hashlib.sha256(repr((self.context.seed, self.plan, self.vocabulary.size)).encode())
         for pair in self.pairs:
-            digest.update(repr(pair.answer).encode())
+            digest.update(repr((pair.answer, pair.weight)).encode())
         return digest.hexdigest()
 
     def go(self) -> None:
@@ -189,7 +193,7 @@ class Run:
         self.model.config.save_pretrained(folder)
         save_file(_untied(self.best), folder / "model.safetensors", metadata={"format": "pt"})
 
-    def _batches(self, first: int) -> Iterator[list[tuple[list[int], int]]]:
+    def _batches(self, first: int) -> Iterator[list[Sample]]:
         """Batches of similar length, in an order that depends only on the seed; from step `first` on."""
         epoch, skip = divmod(first, self.plan.steps_per_epoch)
         while True:
@@ -203,13 +207,16 @@ class Run:
             rng.shuffle(batches)
             for batch in batches[skip:]:
                 out = [
-                    encode(self.pairs[i], self.vocabulary, random.Random(f"{self.context.seed}/{epoch}/{i}"))
+                    (self.pairs[i].weight, encode(self.pairs[i], self.vocabulary, self._chance(epoch, i)))
                     for i in batch
                 ]
-                yield [done for done in out if done]
+                yield [(*done, weight) for weight, done in out if done]
             epoch, skip = epoch + 1, 0
 
-    def _train(self, batch: list[tuple[list[int], int]], done: float) -> None:
+    def _chance(self, epoch: int, pair: int) -> random.Random:
+        return random.Random(f"{self.context.seed}/{epoch}/{pair}")
+
+    def _train(self, batch: list[Sample], done: float) -> None:
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(done, self.step)
@@ -218,7 +225,7 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.seen_tokens += sum(len(ids) for ids, _ in batch)
+        self.seen_tokens += sum(len(ids) for ids, _, _ in batch)
         if self.step % 10 == 0:
             self.context.progress(
                 min(0.99, self.step / self.plan.steps), f"step {self.step} of {self.plan.steps}"
@@ -227,7 +234,7 @@ class Run:
     def _evaluate(self) -> None:
         """Loss per token on `choose`; the best weights so far are kept aside."""
         self.model.eval()
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         with torch.inference_mode():
             for at in range(0, len(self.watched), BATCH):
                 loss, n = answer_loss(self.model, self.watched[at : at + BATCH], self.vocabulary.special[PAD])
@@ -304,20 +311,22 @@ def _tied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
 
 
-def answer_loss(
-    model: LlamaForCausalLM, batch: Sequence[tuple[list[int], int]], pad: int
-) -> tuple[torch.Tensor, int]:
-    """Mean loss per answer token of a batch of (ids, start of the answer), and how many tokens that is over.
+def answer_loss(model: LlamaForCausalLM, batch: Sequence[Sample], pad: int) -> tuple[torch.Tensor, float]:
+    """Mean loss per answer token of a batch, each token with its sample's weight, and the sum of those weights.
 
     Padding stands to the right of everything that counts, so causal attention needs no mask for it.
     """
-    width = max(len(ids) for ids, _ in batch)
+    width = max(len(ids) for ids, _, _ in batch)
     inputs = torch.full((len(batch), width), pad)
     labels = torch.full((len(batch), width), IGNORED)
-    for row, (ids, start) in enumerate(batch):
+    for row, (ids, start, _) in enumerate(batch):
         inputs[row, : len(ids)] = torch.tensor(ids)
         labels[row, start - 1 : len(ids) - 1] = torch.tensor(ids[start:])
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
     counted = labels != IGNORED
-    logits = model.lm_head(hidden[counted])
-    return torch.nn.functional.cross_entropy(logits, labels[counted]), int(counted.sum())
+    weights = torch.tensor([weight for _, _, weight in batch]).unsqueeze(1).expand_as(labels)[counted]
+    losses = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[counted]), labels[counted], reduction="none"
+    )
+    whole = weights.sum()
+    return (losses * weights).sum() / whole, float(whole)
