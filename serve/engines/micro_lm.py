@@ -71,6 +71,10 @@ class _Draft:
     def faultless(self) -> bool:
         return not self.errors and not self.unheeded
 
+    @property
+    def sure(self) -> bool:
+        return self.faultless and math.exp(self.score) >= SURE
+
 
 @dataclass(slots=True)
 class MicroLmEngine:
@@ -80,6 +84,8 @@ class MicroLmEngine:
     vocabulary: Vocabulary
     rules: SlotRules
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    #: share of the last jobs whose likeliest draft was not sure
+    _unsure: float = 1.0
     #: drafts of prompts that were seen before, for at most `REMEMBERED` prompts
     _written: dict[Work, list[Written]] = field(default_factory=dict)
 
@@ -124,18 +130,26 @@ class MicroLmEngine:
             else:
                 jobs.append((index, _Job(request, prompt, slots, encoded)))
         with self._turn, torch.inference_mode():
-            first = [drafts[0] for drafts in self._write([job for _, job in jobs], [GREEDY])]
-            unsure = [
-                (index, job, draft)
-                for (index, job), draft in zip(jobs, first, strict=True)
-                if not (draft.faultless and math.exp(draft.score) >= SURE)
-            ]
-            more = self._write([job for _, job, _ in unsure], range(DRAFTS))
-        for (index, job), draft in zip(jobs, first, strict=True):
-            answers[index] = _judge(job, draft, [])
-        for (index, job, draft), others in zip(unsure, more, strict=True):
-            answers[index] = _judge(job, draft, others)
+            drafts = self._drafts([job for _, job in jobs])
+        for (index, job), (first, more) in zip(jobs, drafts, strict=True):
+            answers[index] = _judge(job, first, more)
         return [answer or _none("no answer was written") for answer in answers]
+
+    def _drafts(self, jobs: Sequence[_Job]) -> list[tuple[_Draft, Sequence[_Draft]]]:
+        """For each job its likeliest draft, and others unless that one is sure.
+
+        Where most jobs so far needed others, all are written in one go; what is written is the same.
+        """
+        attempts = (GREEDY, *range(DRAFTS))
+        if self._unsure > 0.5:
+            out = [(d[0], () if d[0].sure else d[1:]) for d in self._write(jobs, attempts)]
+        else:
+            first = [drafts[0] for drafts in self._write(jobs, (GREEDY,))]
+            more = iter(self._write([j for j, d in zip(jobs, first, strict=True) if not d.sure], attempts))
+            out = [(draft, () if draft.sure else next(more)[1:]) for draft in first]
+        for draft, _ in out:
+            self._unsure += 0.05 * ((not draft.sure) - self._unsure)
+        return out
 
     def _write(self, jobs: Sequence[_Job], attempts: Sequence[int]) -> list[list[_Draft]]:
         """For each job a draft for each attempt.

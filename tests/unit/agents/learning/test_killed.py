@@ -38,7 +38,9 @@ def _rows() -> list[tuple[str, str, str]]:
         region, growth = rng.choice(["EMEA", "APAC", "Nordics", "Iberia"]), rng.choice([-9, -4, 3, 8, 15])
         verb = "grew" if growth > 0 else "fell"
         shop = f"{rng.choice(['Elm', 'Oak', 'Fir'])} {n}"
-        said = rng.choice([f"{shop} in {region} {verb} {abs(growth)}%.", f"{region}: {shop} {verb} {abs(growth)}%."])
+        said = rng.choice(
+            [f"{shop} in {region} {verb} {abs(growth)}%.", f"{region}: {shop} {verb} {abs(growth)}%."]
+        )
         rows.append((TEXTS, json.dumps({"region": region, "growth": growth, "shop": shop}), said))
         word, intent = rng.choice([("lost", "card"), ("late", "transfer"), ("secret", "pin")])
         rows.append((LABELS, f"my {word} thing number {n} {rng.choice('abcdef')} please", intent))
