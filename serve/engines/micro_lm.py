@@ -37,7 +37,7 @@ DRAFTS = 16
 #: a clean likeliest draft whose tokens have this probability in the mean is the answer, without others
 SURE = 0.93
 #: weight of a draft's mean log probability beside its agreement with the others
-LIKELIHOOD = 0.3
+LIKELIHOOD = 0.1
 #: answers to prompts without their values that are kept
 REMEMBERED = 20_000
 #: each thing in the prompt that training never had multiplies the confidence by this
