@@ -17,7 +17,7 @@ from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
-from shoal.agents.learning.specialise import Plan, Tools, inputs_digest, specialise
+from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_digest, specialise
 from shoal.agents.learning.splits import calibration_share, choose_share
 from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
@@ -291,6 +291,7 @@ class _Run:
         try:
             version, verdict, cut = specialise(plan, number, tools)
             self._register(version)
+            forget_work(plan, self.home)
         except KeyboardInterrupt:
             self.interrupted = True
             self._close(plan, "stopped", "Learning was stopped while it trained; run it again to go on.")

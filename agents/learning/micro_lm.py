@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from shoal.agents.learning.micro_lm_pairs import faithful, make_pairs
+from shoal.agents.learning.micro_lm_pairs import faithful, make_pairs, weigh
 from shoal.agents.learning.micro_lm_run import KIND, Run
 from shoal.agents.learning.micro_lm_tokens import build_vocabulary
 from shoal.agents.learning.slots import learn_slot_rules
@@ -55,7 +55,7 @@ def train_micro_lm(
         )
     vocabulary = build_vocabulary([(p.prompt, p.slots, p.answer) for p in pairs], rules, PIECES)
     watched = faithful(make_pairs(choose, rules, None), rules)[:WATCHED] or pairs[: max(1, len(pairs) // 10)]
-    run = Run(pairs, watched, vocabulary, context, start)
+    run = Run(weigh(pairs, pairs), weigh(watched, pairs), vocabulary, context, start)
     run.go()
     folder.mkdir(parents=True, exist_ok=True)
     run.save(folder)

@@ -14,9 +14,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -27,8 +28,8 @@ from shoal.agents.learning.training import TrainContext
 from shoal.errors import DataError
 
 KIND = "micro_lm"
-#: tokens (read and written) per second that two CPU cores train at; turns a time limit into a step budget
-NOMINAL_TOKENS_PER_S = 12_000
+#: tokens (read and written) per second that training is reckoned with: two CPU cores do 12,000, one 7,000; turns a time limit into a step budget
+NOMINAL_TOKENS_PER_S = 9_000
 #: share of the time given that steps may take; the rest is for reading, evaluating and writing
 STEP_SHARE = 0.8
 #: of the time given, what a run that is far slower than nominal may take; one at nominal speed never comes near
@@ -37,12 +38,20 @@ CLOCK_SLACK = 1.1
 MAX_EPOCHS = 12
 #: fewer steps than this are not enough for any task, however few its pairs
 MIN_STEPS = 400
+#: how far the share of time may run ahead of the share of steps before the clock decides
+LAG = 0.15
 MAX_TOKENS = 512
 BATCH = 32
 PEAK_RATE = 3e-3
 WARM_STEPS = 30
 EVALUATIONS = 10
+#: a run that dies loses at most so much; where it goes on from changes nothing in what comes out
+KEEP_EVERY_S = 5.0
 IGNORED = -100
+
+
+#: a pair's ids, where its answer begins, and its weight
+Sample: TypeAlias = tuple[list[int], int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,7 @@ class Run:
         lengths = [len(done[0]) for pair in self.pairs if (done := encode(pair, vocabulary, None))]
         self.plan = plan_steps(len(self.pairs), sum(lengths) / len(lengths), context.seconds)
         self.lengths = lengths
-        self.watched = [done for pair in watched if (done := encode(pair, vocabulary, None))]
+        self.watched = [(*done, pair.weight) for pair in watched if (done := encode(pair, vocabulary, None))]
         torch.manual_seed(context.seed)
         self.model = LlamaForCausalLM(model_config(vocabulary))
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
@@ -137,13 +146,14 @@ class Run:
         self.best: dict[str, torch.Tensor] = {}
         self.seen_tokens = 0
         self.checkpoint = context.work / KIND
+        self.kept_at = start
         self.mark = self._mark()
 
     def _mark(self) -> str:
         """Tells this run from any other: a checkpoint of another is not gone on from."""
         digest = hashlib.sha256(repr((self.context.seed, self.plan, self.vocabulary.size)).encode())
         for pair in self.pairs:
-            digest.update(repr(pair.answer).encode())
+            digest.update(repr((pair.answer, pair.weight)).encode())
         return digest.hexdigest()
 
     def go(self) -> None:
@@ -162,26 +172,28 @@ class Run:
             if int(done * EVALUATIONS) > int(before * EVALUATIONS):
                 self._evaluate()
                 self._keep()
+            elif self.context.monotonic() - self.kept_at >= KEEP_EVERY_S:
+                self._keep()
         if not self.best:
             self._evaluate()
 
     def _done(self) -> float:
-        """Share of the run that is behind it: of its steps, or of its time where it is far slower than nominal."""
+        """Share of the run that is behind it: of its steps; of its time once it has fallen far behind nominal speed."""
         entered, share = self.entered
         end = self.start + self.context.seconds * CLOCK_SLACK
         ticked = (self.context.monotonic() - entered) / max(1e-9, end - entered)
         by_clock = min(1.0, share + (1.0 - share) * ticked) if end > entered else 1.0
         by_steps = self.step / self.plan.steps
-        if by_clock > by_steps:
+        if by_steps < 1.0 and by_clock >= min(1.0, by_steps + LAG):
             self.cut = True
-        return max(by_clock, by_steps)
+        return max(by_clock, by_steps) if self.cut else by_steps
 
     def save(self, folder: Path) -> None:
         """The best weights and the configuration, in transformers' own form."""
         self.model.config.save_pretrained(folder)
         save_file(_untied(self.best), folder / "model.safetensors", metadata={"format": "pt"})
 
-    def _batches(self, first: int) -> Iterator[list[tuple[list[int], int]]]:
+    def _batches(self, first: int) -> Iterator[list[Sample]]:
         """Batches of similar length, in an order that depends only on the seed; from step `first` on."""
         epoch, skip = divmod(first, self.plan.steps_per_epoch)
         while True:
@@ -195,13 +207,16 @@ class Run:
             rng.shuffle(batches)
             for batch in batches[skip:]:
                 out = [
-                    encode(self.pairs[i], self.vocabulary, random.Random(f"{self.context.seed}/{epoch}/{i}"))
+                    (self.pairs[i].weight, encode(self.pairs[i], self.vocabulary, self._chance(epoch, i)))
                     for i in batch
                 ]
-                yield [done for done in out if done]
+                yield [(*done, weight) for weight, done in out if done]
             epoch, skip = epoch + 1, 0
 
-    def _train(self, batch: list[tuple[list[int], int]], done: float) -> None:
+    def _chance(self, epoch: int, pair: int) -> random.Random:
+        return random.Random(f"{self.context.seed}/{epoch}/{pair}")
+
+    def _train(self, batch: list[Sample], done: float) -> None:
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(done, self.step)
@@ -210,7 +225,7 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.seen_tokens += sum(len(ids) for ids, _ in batch)
+        self.seen_tokens += sum(len(ids) for ids, _, _ in batch)
         if self.step % 10 == 0:
             self.context.progress(
                 min(0.99, self.step / self.plan.steps), f"step {self.step} of {self.plan.steps}"
@@ -219,7 +234,7 @@ class Run:
     def _evaluate(self) -> None:
         """Loss per token on `choose`; the best weights so far are kept aside."""
         self.model.eval()
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         with torch.inference_mode():
             for at in range(0, len(self.watched), BATCH):
                 loss, n = answer_loss(self.model, self.watched[at : at + BATCH], self.vocabulary.special[PAD])
@@ -231,43 +246,60 @@ class Run:
             self.best = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
 
     def _keep(self) -> None:
-        """Write a checkpoint; `state.json` last, so that a half-written one is never taken for whole."""
+        """Write a checkpoint beside the last one and then point to it, so that one is whole whenever the process dies."""
         self.checkpoint.mkdir(parents=True, exist_ok=True)
-        state = self.checkpoint / "state.json"
-        state.unlink(missing_ok=True)
-        save_file(_untied(self.model.state_dict()), self.checkpoint / "model.safetensors")
-        if self.best:
-            save_file(_untied(self.best), self.checkpoint / "best.safetensors")
         moments = {
             f"{number}.{name}": value
             for number, entry in self.optimiser.state_dict()["state"].items()
             for name, value in entry.items()
         }
-        save_file(moments, self.checkpoint / "optimiser.safetensors")
-        data = {"mark": self.mark, "step": self.step, "best_loss": self.best_loss if self.best else None}
-        state.write_text(json.dumps({**data, "seen_tokens": self.seen_tokens}), encoding="utf-8")
+        tensors = {
+            **{f"model/{name}": weight for name, weight in _untied(self.model.state_dict()).items()},
+            **{f"best/{name}": weight for name, weight in _untied(self.best).items()},
+            **{f"optimiser/{name}": value for name, value in moments.items()},
+        }
+        path = self.checkpoint / f"step-{self.step}.safetensors"
+        save_file(tensors, path)
+        data = {
+            "mark": self.mark,
+            "step": self.step,
+            "file": path.name,
+            "best_loss": self.best_loss if self.best else None,
+            "seen_tokens": self.seen_tokens,
+            "cut": self.cut,
+        }
+        partial = self.checkpoint / "state.partial"
+        partial.write_text(json.dumps(data), encoding="utf-8")
+        partial.replace(self.checkpoint / "state.json")
+        for old in self.checkpoint.glob("step-*.safetensors"):
+            if old != path:
+                old.unlink()
+        self.kept_at = self.context.monotonic()
 
     def _resume(self) -> None:
         try:
             data: dict[str, Any] = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
             if data["mark"] != self.mark:
                 return
-            weights = load_file(self.checkpoint / "model.safetensors")
-            moments = load_file(self.checkpoint / "optimiser.safetensors")
-            best = load_file(self.checkpoint / "best.safetensors") if data["best_loss"] is not None else {}
+            tensors = load_file(self.checkpoint / str(data["file"]))
             step, best_loss, seen = int(data["step"]), data["best_loss"], int(data["seen_tokens"])
-        except (OSError, ValueError, KeyError, TypeError):
+            cut = bool(data["cut"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return
-        self.model.load_state_dict(_tied(weights))
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = value
+        self.model.load_state_dict(_tied(parts["model"]))
         entries: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, value in moments.items():
+        for name, value in parts["optimiser"].items():
             number, _, kind = name.partition(".")
             entries[int(number)][kind] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": dict(entries), "param_groups": groups})
-        self.step, self.seen_tokens = step, seen
-        if best:
-            self.best, self.best_loss = _tied(best), float(best_loss)
+        self.step, self.seen_tokens, self.cut = step, seen, cut
+        if parts["best"]:
+            self.best, self.best_loss = _tied(parts["best"]), float(best_loss)
 
 
 def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -279,20 +311,22 @@ def _tied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
 
 
-def answer_loss(
-    model: LlamaForCausalLM, batch: Sequence[tuple[list[int], int]], pad: int
-) -> tuple[torch.Tensor, int]:
-    """Mean loss per answer token of a batch of (ids, start of the answer), and how many tokens that is over.
+def answer_loss(model: LlamaForCausalLM, batch: Sequence[Sample], pad: int) -> tuple[torch.Tensor, float]:
+    """Mean loss per answer token of a batch, each token with its sample's weight, and the sum of those weights.
 
     Padding stands to the right of everything that counts, so causal attention needs no mask for it.
     """
-    width = max(len(ids) for ids, _ in batch)
+    width = max(len(ids) for ids, _, _ in batch)
     inputs = torch.full((len(batch), width), pad)
     labels = torch.full((len(batch), width), IGNORED)
-    for row, (ids, start) in enumerate(batch):
+    for row, (ids, start, _) in enumerate(batch):
         inputs[row, : len(ids)] = torch.tensor(ids)
         labels[row, start - 1 : len(ids) - 1] = torch.tensor(ids[start:])
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
     counted = labels != IGNORED
-    logits = model.lm_head(hidden[counted])
-    return torch.nn.functional.cross_entropy(logits, labels[counted]), int(counted.sum())
+    weights = torch.tensor([weight for _, _, weight in batch]).unsqueeze(1).expand_as(labels)[counted]
+    losses = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[counted]), labels[counted], reduction="none"
+    )
+    whole = weights.sum()
+    return (losses * weights).sum() / whole, float(whole)

@@ -27,6 +27,7 @@ from shoal.agents.learning.slots import (
     tag_of,
 )
 from shoal.agents.learning.training import Example
+from shoal.agents.learning.wording import Wording, learn_wording
 
 #: share of a place's values that answers carry, from which on every answer must
 REQUIRED_SHARE = 0.8
@@ -42,11 +43,6 @@ MAX_CLOSED = 400
 CLOSED_SHARE = 0.5
 #: values of required slots that are kept to recognise invented ones
 MAX_LEXICON = 2000
-#: a value that steers the wording needs this many answers, of which this share has one of its usual words
-MIN_EVIDENCE = 20
-EVIDENCE_SHARE = 0.8
-#: a word is evidence where it is this much commoner with the value than without
-EVIDENCE_LIFT = 8
 _WORDS = re.compile(r"[^\W\d_]+")
 
 
@@ -119,7 +115,7 @@ def learn(examples: Sequence[Example]) -> SlotRules:
             **{name: getattr(rules, name) for name in SlotRules.__dataclass_fields__},
             "lexicon": _lexicon(pairs, slots),
             "signs": _signs(pairs, slots),
-            "evidence": _evidence(pairs, slots),
+            "wording": _wording(pairs, slots),
         }
     )
 
@@ -226,45 +222,14 @@ def _signs(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> dict[str,
     return out
 
 
-def _evidence(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> dict[str, frozenset[str]]:
-    """For values that are not always carried, outside of lists: words far commoner in the answers to prompts with the value than to prompts
-    without its path (or with other values, where every prompt has the path), if most of its answers have one."""
-    with_tag: dict[str, list[int]] = defaultdict(list)
-    with_path: dict[str, set[int]] = defaultdict(set)
-    said: list[set[str]] = []
-    for index, (pair, some) in enumerate(zip(pairs, slots, strict=True)):
-        words = set(_WORDS.findall(pair.answer.lower())) | set(digit_groups(pair.answer))
-        required = [slot for slot in some if slot.required]
-        for slot in required:
-            words -= set(_WORDS.findall(slot.leaf.text.lower())) | set(digit_groups(slot.leaf.text))
-        said.append(words)
-        carried = {id(slot.leaf) for slot in required}
-        for leaf in pair.prompt.leaves:
-            if id(leaf) not in carried and "[" not in leaf.path:
-                with_path[general_path(leaf.path)].add(index)
-                if with_tag[tag_of(leaf)][-1:] != [index]:
-                    with_tag[tag_of(leaf)].append(index)
-    totals = Counter(word for words in said for word in words)
-    out = {}
-    for tag, members in with_tag.items():
-        if len(members) < MIN_EVIDENCE:
-            continue
-        path = tag.partition("=")[0]
-        elsewhere = len(pairs) - len(with_path[path])
-        here = Counter(word for index in members for word in said[index])
-        if elsewhere >= max(MIN_EVIDENCE, 0.05 * len(pairs)):
-            other = totals - Counter(word for index in with_path[path] for word in said[index])
-        else:
-            other, elsewhere = totals - here, len(pairs) - len(members)
-        usual = frozenset(
-            word
-            for word, n in here.items()
-            if n >= max(3, 0.01 * len(members))
-            and n / len(members) >= EVIDENCE_LIFT * (other[word] + 0.5) / (elsewhere + 1)
-        )
-        if sum(bool(usual & said[index]) for index in members) >= EVIDENCE_SHARE * len(members):
-            out[tag] = usual
-    return out
+def _wording(pairs: Sequence[_Pair], slots: Sequence[Sequence[Slot]]) -> Wording:
+    """From the values that are not always carried, outside of lists."""
+    answers = []
+    for pair, some in zip(pairs, slots, strict=True):
+        carried = {id(slot.leaf): slot.leaf.text for slot in some if slot.required}
+        leaves = [leaf for leaf in pair.prompt.leaves if id(leaf) not in carried and "[" not in leaf.path]
+        answers.append(([tag_of(leaf) for leaf in leaves], pair.answer, list(carried.values())))
+    return learn_wording(answers)
 
 
 def _common(texts: Sequence[str]) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from shoal.agents.learning import forms as value_forms
 from shoal.agents.learning.forms import AS_IS, WORD, digit_groups, find_spans, is_flag, read_number, tidy
 from shoal.agents.learning.records import Leaf, find_record, general_path
 from shoal.agents.learning.training import Example
+from shoal.agents.learning.wording import Wording
 from shoal.agents.traces.chat import ChatRequest
 
 #: values that are looked for in a text that is no record
@@ -172,7 +173,7 @@ class SlotRules:
         numbers: numbers that answers of this task write although no prompt has them.
         lexicon: values of required slots that answers never write unless their prompt has them.
         signs: by kind of place, words that answers only use where the value is positive (1) or negative (-1).
-        evidence: by `path=value` of a value that steers the wording: words of which one shows that it was heeded.
+        wording: words that show whether values that steer the wording were heeded.
         system: common start and end of the task's system prompts; what stands between them varies.
     """
 
@@ -185,7 +186,7 @@ class SlotRules:
     numbers: frozenset[str] = frozenset()
     lexicon: frozenset[str] = frozenset()
     signs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    evidence: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    wording: Wording = field(default_factory=Wording)
     system: tuple[str, str] = ("", "")
 
     def prompt(self, request: ChatRequest) -> Prompt:
@@ -241,12 +242,9 @@ class SlotRules:
         return out + self._contradictions(prompt, slots, answer)
 
     def unheeded(self, prompt: Prompt, answer: str) -> list[str]:
-        """Values that should steer the wording, but of which no usual word stands in the answer: a hint, no error."""
-        if not self.evidence:
-            return []
-        words = set(_WORDS.findall(answer.lower())) | set(digit_groups(answer))
-        tags = dict.fromkeys(tag_of(leaf) for leaf in prompt.leaves)
-        return [tag for tag in tags if (usual := self.evidence.get(tag)) and not usual & words]
+        """Values that should steer the wording, but of which no usual word stands in the answer, and such words of values that
+        the prompt lacks: hints, no errors."""
+        return self.wording.hints([tag_of(leaf) for leaf in prompt.leaves], answer)
 
     def _strange(self, source: str, answer: str) -> list[str]:
         found = [v for v in self.lexicon if v in answer and find_spans(answer, v) and not carries(source, v)]
@@ -280,7 +278,7 @@ class SlotRules:
             "numbers": sorted(self.numbers),
             "lexicon": sorted(self.lexicon),
             "signs": {k: dict(v) for k, v in self.signs.items()},
-            "evidence": {k: sorted(v) for k, v in self.evidence.items()},
+            "wording": self.wording.to_dict(),
             "system": list(self.system),
         }
 
@@ -297,7 +295,10 @@ class SlotRules:
             numbers=frozenset(data["numbers"]),
             lexicon=frozenset(data["lexicon"]),
             signs={k: dict(v) for k, v in data["signs"].items()},
-            evidence={k: frozenset(v) for k, v in data["evidence"].items()},
+            # folders made before there was more than evidence are read too
+            wording=Wording.from_dict(
+                data.get("wording") or {"evidence": data.get("evidence", {}), "telling": {}, "unasked": {}}
+            ),
             system=(data["system"][0], data["system"][1]),
         )
 

@@ -129,7 +129,6 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
     tools.progress(0.9, "calibrating")
     calibration, verdict = _judge(best, plan, calibration_calls, calling, tools)
     version = _finish(best, plan, number, split, calibration, verdict, notes, tools)
-    shutil.rmtree(work, ignore_errors=True)
     return version, verdict, best.report.cut_by_clock
 
 
@@ -147,9 +146,18 @@ def _held_out(
     return choose, calibration
 
 
+def forget_work(plan: Plan, home: Home) -> None:
+    """Remove the checkpoints of a training whose version is registered; until then a run that died goes on from them."""
+    shutil.rmtree(_work_path(plan, home), ignore_errors=True)
+
+
+def _work_path(plan: Plan, home: Home) -> Path:
+    return home.work / "training" / f"{plan.task.id}-{plan.inputs[:16]}"
+
+
 def _work_folder(plan: Plan, home: Home) -> Path:
     """Where this training keeps checkpoints; what other calls of the task left unfinished is removed."""
-    own = home.work / "training" / f"{plan.task.id}-{plan.inputs[:16]}"
+    own = _work_path(plan, home)
     for old in own.parent.glob(f"{plan.task.id}-*"):
         if old != own and old.name.removeprefix(f"{plan.task.id}-").isalnum():
             shutil.rmtree(old, ignore_errors=True)

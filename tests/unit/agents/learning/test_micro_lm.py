@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shoal.agents.learning.micro_lm import train_micro_lm
-from shoal.agents.learning.micro_lm_pairs import faithful, make_pairs
+from shoal.agents.learning.micro_lm_pairs import faithful, make_pairs, weigh
 from shoal.agents.learning.micro_lm_run import plan_steps
 from shoal.agents.learning.micro_lm_tokens import Vocabulary, build_vocabulary
 from shoal.agents.learning.slots import Ref, learn_slot_rules
@@ -74,6 +74,18 @@ def test_answers_that_lack_a_value_or_invent_a_number_are_not_learnt_from() -> N
         "_ revenue fell _%.",
     }
     assert len(pairs) - len(kept) == 2
+
+
+def test_answers_worded_as_most_are_count_more_and_a_lone_one_counts_as_it_is() -> None:
+    usual = [example({"region": f"R{n}x"}, f"The region is R{n}x, as ever.") for n in range(30)]
+    odd = example({"region": "R40x"}, "Well, R40x it was, who would have thought it!")
+    alone = example({"region": "R41x", "late": True}, "R41x came in late.")
+    rules = learn_slot_rules([*usual, odd, alone])
+    pairs = make_pairs([*usual, odd, alone], rules, None)
+    weights = [pair.weight for pair in weigh(pairs, pairs)]
+    assert min(weights[:30]) == max(weights[:30]) > 2 * weights[30]
+    assert weights[30] < weights[31] < weights[0]
+    assert sum(weights) == pytest.approx(len(pairs))
 
 
 def vocabulary_of(examples: list[Example]) -> Vocabulary:

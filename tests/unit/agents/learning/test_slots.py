@@ -105,7 +105,8 @@ def test_an_answer_that_passes_over_a_steering_value_is_noticed() -> None:
     rules = learn_slot_rules(examples)
     prompt = rules.prompt(ask('{"name": "Ox", "pets": "yes"}'))
     assert rules.unheeded(prompt, "Ox is a fine house.") == ["pets=yes"]
-    assert rules.unheeded(prompt, "Ox is a fine house for dogs.") == []
+    assert rules.unheeded(prompt, "Ox is a fine house, but without dogs.") == ["pets=yes"]
+    assert rules.unheeded(prompt, "Ox is a fine house where dogs are welcome.") == []
     assert rules.unheeded(rules.prompt(ask('{"name": "Ox"}')), "Ox is a fine house.") == []
 
 

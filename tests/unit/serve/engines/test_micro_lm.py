@@ -16,7 +16,8 @@ from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 from shoal.serve.engines import load
-from shoal.serve.engines.micro_lm import MicroLmEngine
+from shoal.serve.engines.micro_lm import DRAFTS, MicroLmEngine, _Draft, _Job, _judge
+from shoal.serve.engines.micro_lm_decode import GREEDY, decode
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +96,40 @@ def test_a_prompt_of_another_shape_lowers_the_confidence_and_says_why(engine: Mi
 def test_odd_prompts_get_no_confident_answer(engine: MicroLmEngine, record: object) -> None:
     answer = engine.answer([ask(record)])[0]
     assert answer.confidence < 0.5
+
+
+def job(engine: MicroLmEngine) -> _Job:
+    request = ask({"town": "Ulm", "change": 5})
+    prompt = engine.rules.prompt(request)
+    slots = engine.rules.slots(prompt)
+    return _Job(request, prompt, slots, engine.vocabulary.encode_prompt(prompt, slots))
+
+
+def test_of_the_clean_drafts_that_one_is_the_answer_which_the_others_agree_with_most(
+    engine: MicroLmEngine,
+) -> None:
+    drafts = [
+        _Draft("Warm, Ulm.", -0.1, ()),
+        _Draft("In Ulm it gets warmer by 5 degrees.", -0.4, ()),
+        _Draft("In Ulm it gets warmer, by 5 degrees.", -0.5, ()),
+        _Draft("In Ulm it gets warmer by 5 degrees today.", -0.5, ("invented value: today",)),
+        _Draft("In Ulm it gets warmer by 5 degrees indeed.", -0.3, (), 1),
+    ]
+    answer = _judge(job(engine), drafts[0], drafts[1:])
+    assert answer.content in (drafts[1].text, drafts[2].text)
+    assert _judge(job(engine), drafts[0], []).content == "Warm, Ulm."
+    assert _judge(job(engine), drafts[3], []).content is None
+
+
+def test_drafts_of_one_prompt_are_the_same_alone_and_beside_others(engine: MicroLmEngine) -> None:
+    work = job(engine).work((GREEDY, *range(DRAFTS)))
+    other = job(engine).work((3,))
+    with torch.inference_mode():
+        alone = decode(engine.model, engine.vocabulary, [work])[0]
+        beside = decode(engine.model, engine.vocabulary, [other, work])
+    assert [written.ids for written in beside[1]] == [written.ids for written in alone]
+    assert beside[0][0].ids == alone[1 + 3].ids
+    assert len(alone) == 1 + DRAFTS
 
 
 def test_no_requests_give_no_answers(engine: MicroLmEngine) -> None:
