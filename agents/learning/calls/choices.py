@@ -1,0 +1,242 @@
+"""The values that one argument could take in one conversation, each with its features for the ranker. Pure.
+
+A value's features: those of its newest place in each role's turns, how often and by whom it was said, whether it recurs in
+the log, and which words stand for it. They are joined with the argument's key and, apart, with its sort, so that what is
+learnt of one argument helps another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal.agents.learning.calls.cues import Cues, about
+from shoal.agents.learning.calls.mentions import (
+    DATE,
+    LEAF,
+    NUMBER,
+    SPAN,
+    TIME,
+    Mention,
+    words_of,
+)
+from shoal.agents.learning.calls.normal import (
+    CLOSED,
+    COMPOUND,
+    TEXT,
+    Manner,
+    Readings,
+    changed,
+    number,
+    styled,
+)
+from shoal.agents.learning.calls.places import Sight
+from shoal.agents.learning.calls.ranker import Ints, Options, hashed, mixed
+from shoal.agents.learning.calls.schema import ArgSpec
+
+#: stands for leaving the argument out, or for not finding it
+ABSENT = object()
+#: values that are ranked, at most: those said last
+_MOST = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Lore:
+    """All that is learnt of values before they are ranked."""
+
+    manners: Mapping[str, Manner]
+    readings: Readings
+    cues: Cues
+    #: only while training: (argument's key, value) -> conversations that have it
+    owners: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass
+class _Value:
+    value: Any
+    places: list[tuple[Mention, str]] = field(default_factory=list)
+    cues: list[tuple[str, int, int, int]] = field(default_factory=list)  # words, hits, seen, newest turn
+    constant: bool = False
+    case: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidates of one argument. `values[0]` is `ABSENT`. `newest`: the newest turn in which each was said; -1 for none."""
+
+    arg: ArgSpec
+    values: Sequence[Any]
+    options: Options
+    newest: Sequence[int]
+
+
+def choice_of(arg: ArgSpec, sight: Sight, lore: Lore, group: str | None = None) -> Choice:
+    """The argument's candidates. `group`: in training, the conversation, so that it does not teach itself."""
+    manner = lore.manners.get(arg.key) or Manner(CLOSED if arg.enum else COMPOUND if arg.type in ("array", "object") else TEXT)
+    found = _values(arg, manner, sight, lore, group)
+    turns = sight.read.conversation.turns
+    newest = [_newest(v) for v in found]
+    if len(found) > _MOST:
+        keep = sorted(sorted(range(len(found)), key=lambda n: -newest[n])[:_MOST])
+        found, newest = [found[n] for n in keep], [newest[n] for n in keep]
+    latest = max(newest, default=-1)
+    key, sort = hashed(f"arg {arg.key}"), hashed(f"sort {manner.sort}{arg.required}")
+    own = hashed(f"own {arg.function}.{arg.name}")
+    features = [_absent(arg, sight, key, sort, own)]
+    last = len(turns) - 1
+    for value, new in zip(found, newest, strict=True):
+        plain = _features(value, arg, manner, sight, lore, group)
+        plain.append(f"new={new == latest} last={new == last}")
+        base = np.array([hashed(name) for name in plain], dtype=np.uint32)
+        seen = [base, *_seen(value, sight)]
+        joined = np.concatenate(seen)
+        features.append(np.concatenate([mixed(joined, key), mixed(joined, sort)]))
+    return Choice(arg, [ABSENT, *(v.value for v in found)], Options.of(features), [-1, *newest])
+
+
+def _absent(arg: ArgSpec, sight: Sight, key: int, sort: int, own: int) -> Ints:
+    asked = sight.asked(len(sight.read.conversation.turns))
+    names = ["absent", *(f"absent asked={w}" for w in asked)]
+    base = np.array([hashed(n) for n in names], dtype=np.uint32)
+    return np.concatenate([mixed(base, key), mixed(base[:1], sort), mixed(base[:1], own)])
+
+
+def _newest(value: _Value) -> int:
+    turns = [m.turn for m, _ in value.places] + [c[3] for c in value.cues]
+    return max(turns, default=-1)
+
+
+def _seen(value: _Value, sight: Sight) -> list[Ints]:
+    """Features of the newest place in each role's turns."""
+    newest: dict[str, Ints] = {}
+    for mention, kind in value.places:
+        role, features = sight.of(mention, kind)
+        newest[role] = features  # places stand oldest first
+    return list(newest.values())
+
+
+def _features(
+    value: _Value, arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None
+) -> list[str]:
+    text = str(value.value)
+    roles = sorted({sight.read.conversation.turns[m.turn].role[0] for m, _ in value.places})
+    kinds = sorted({kind for _, kind in value.places})
+    names = ["any", f"roles={''.join(roles)}", f"kinds={' '.join(kinds)}", f"said={min(len(value.places), 3)}"]
+    if manner.sort == CLOSED or value.constant:
+        names += [f"v={text}", f"v={text} roles={''.join(roles)}"]
+    if value.case:
+        names.append(f"case={value.case}")
+    if value.constant:
+        names.append("constant")
+    if value.cues:
+        words, hits, seen, turn = max(value.cues, key=lambda c: (c[1] / max(1, c[2]), c[1]))
+        share = hits / max(1, seen)
+        names += [
+            f"cue={min(4, int(5 * share))}",
+            f"cue={min(4, int(5 * share))} n={min(3, hits.bit_length())}",
+            f"cue ago={sight.ago(turn)}",
+            f"cue={words} v={text}",
+            f"cue only={not value.places}",
+        ]
+        place = (sight.read.grams.get(words) or [None])[-1]
+        if place is not None and manner.sort == TEXT:
+            tokens = sight.read.tokens[place[0]]
+            names.append(f"cue -1={tokens[place[1] - 1].low if place[1] else '<s>'}")
+            names += [f"cue asked={w}" for w in sight.asked(place[0])]
+            names.append(f"cue word={words}")
+    if manner.sort == TEXT:
+        recurs = manner.recurring.get(text, 0)
+        if group is not None:
+            recurs -= group in lore.owners.get((arg.key, text), ())
+        names.append(f"recurs={min(4, max(0, recurs).bit_length())}")
+    used = [path for _, path in sight.uses().get(text, ())]
+    if used:
+        names.append(f"used same={any(p.endswith('.' + arg.name) for p in used)}")
+        names.append(f"used here={f'{arg.function}.{arg.name}' in used}")
+    for mention, kind in value.places[-6:]:
+        if kind == LEAF:
+            name = mention.key.rpartition(".")[2]
+            names.append(f"key same={name == arg.name}")
+    named = set(arg.name.lower().split("_"))
+    for mention, kind in value.places[-3:]:
+        if kind != LEAF:
+            tokens = sight.read.tokens[mention.turn]
+            near = {t.low for t in tokens[max(0, mention.first - 6) : mention.first]}
+            names.append(f"named={len(named & near)}")
+            names.append(f"asked named={len(named & sight.asked(mention.turn))}")
+    return names
+
+
+def _values(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None) -> list[_Value]:
+    out: dict[str, _Value] = {}
+    read = sight.read
+
+    def add(value: Any, mention: Mention | None = None, kind: str = "", case: str = "") -> _Value:
+        mark = f"{type(value).__name__[0]}{value}"
+        one = out.get(mark)
+        if one is None:
+            one = out[mark] = _Value(value, case=case)
+        if mention is not None:
+            one.places.append((mention, kind or mention.kind))
+        return one
+
+    if manner.sort == CLOSED:
+        for value in arg.enum:
+            add(value)
+            for mention in _places(str(value), sight):
+                add(value, mention, "word")
+        by_text = {str(v): v for v in arg.enum}
+        for mention in read.mentions:
+            if mention.kind in (NUMBER, LEAF) and mention.surface in by_text:
+                add(by_text[mention.surface], mention)
+        for one in out.values():
+            one.places.sort(key=lambda p: (p[0].turn, p[0].first))
+    elif manner.sort in (DATE, TIME):
+        for mention in read.mentions:
+            if mention.kind == manner.sort:
+                add(styled(lore.readings.of(mention), manner), mention)
+            elif mention.kind == LEAF and len(mention.surface) <= 32 and _dated(mention.surface):
+                add(mention.surface, mention)
+    elif manner.sort == NUMBER:
+        for mention in read.mentions:
+            if mention.kind in (NUMBER, LEAF):
+                value = number(mention.surface, arg, manner)
+                if value is not None:
+                    add(value, mention)
+    elif manner.sort == TEXT:
+        for mention in read.mentions:
+            if mention.kind in (SPAN, LEAF):
+                add(mention.surface, mention)
+                for case, text in changed(mention.surface, manner) if mention.kind == SPAN else ():
+                    add(text, mention, case=case)
+        for text in manner.recurring:
+            for mention in _places(text, sight):
+                add(text, mention, "word")
+        for one in out.values():
+            one.places.sort(key=lambda p: (p[0].turn, p[0].first))
+    for value in manner.constants:
+        if not arg.enum or value in arg.enum:
+            add(value).constant = True
+    topic = about(manner.sort, arg.key)
+    if topic is not None:
+        for value, words, hits, seen in lore.cues.found(topic, read, group):
+            if not arg.enum or value in arg.enum:
+                add(value).cues.append((words, hits, seen, read.grams[words][-1][0]))
+    return list(out.values())
+
+
+def _places(value: str, sight: Sight) -> list[Mention]:
+    """Places where the value's words stand, whatever their case."""
+    words = words_of(value)
+    if not words:
+        return []
+    return [
+        Mention(SPAN, value, turn, first, first + len(words)) for turn, first in sight.read.places(words)
+    ]
+
+
+def _dated(text: str) -> bool:
+    return len(text) >= 4 and sum(c.isdigit() for c in text) >= 3

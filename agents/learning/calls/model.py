@@ -1,0 +1,124 @@
+"""A specialist's model for function calls: what is learnt, how it fills a call in, how it is kept. Pure but for its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from shoal.agents.learning.calls.choices import ABSENT, Lore, choice_of
+from shoal.agents.learning.calls.cues import Cues
+from shoal.agents.learning.calls.deciding import Filled, call_options
+from shoal.agents.learning.calls.normal import Manner, Readings
+from shoal.agents.learning.calls.places import Sight
+from shoal.agents.learning.calls.ranker import BITS, shares
+from shoal.agents.learning.calls.schema import FunctionSpec
+
+WEIGHTS, RULES = "weights.safetensors", "calls.json"
+
+Weights = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the model makes of a request.
+
+    `likely`: probability of each text that stands for no call, then of each function; `filled`: each function's arguments.
+    """
+
+    texts: Sequence[str]
+    functions: Sequence[FunctionSpec]
+    likely: NDArray[np.float64]
+    filled: Sequence[Sequence[Filled]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    """`functions`: signatures that were called in training. `offered`: all that were offered. `texts`: the answers where none is called; "" for any text."""
+
+    lore: Lore
+    arguments: Weights
+    calls: Weights
+    functions: Mapping[str, int]
+    offered: frozenset[str]
+    texts: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def fill(self, function: FunctionSpec, sight: Sight, group: str | None = None) -> list[Filled]:
+        return fill(function, sight, self.lore, self.arguments, group)
+
+    def decide(self, functions: Sequence[FunctionSpec], sight: Sight) -> Decision:
+        filled = [self.fill(function, sight) for function in functions]
+        options = call_options(self.texts, functions, filled, sight)
+        return Decision(self.texts, functions, shares(options.scores(self.calls)), filled)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Any] = {}
+        for name, weights in (("arguments", self.arguments), ("calls", self.calls)):
+            places = np.flatnonzero(np.abs(weights) > 1e-4)
+            tensors[f"{name}.places"] = places.astype(np.int32)
+            tensors[f"{name}.weights"] = weights[places].astype(np.float16)
+        save_file(tensors, folder / WEIGHTS)
+        rules = {
+            "manners": {key: manner.to_dict() for key, manner in self.lore.manners.items()},
+            "readings": {"by_form": self.lore.readings.by_form, "by_sort": self.lore.readings.by_sort},
+            "cues": self.lore.cues.to_dict(),
+            "functions": dict(self.functions),
+            "offered": sorted(self.offered),
+            "texts": list(self.texts),
+            "settings": dict(self.settings),
+        }
+        (folder / RULES).write_text(json.dumps(rules, ensure_ascii=False, indent=0), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> CallModel:
+        """Raises KeyError, ValueError or OSError where the folder holds no such model."""
+        tensors = load_file(folder / WEIGHTS)
+        rules = json.loads((folder / RULES).read_text(encoding="utf-8"))
+        lore = Lore(
+            {key: Manner.from_dict(manner) for key, manner in rules["manners"].items()},
+            Readings(rules["readings"]["by_form"], rules["readings"]["by_sort"]),
+            Cues.from_dict(rules["cues"]),
+        )
+        return cls(
+            lore=lore,
+            arguments=_whole(tensors, "arguments"),
+            calls=_whole(tensors, "calls"),
+            functions={str(k): int(v) for k, v in rules["functions"].items()},
+            offered=frozenset(rules["offered"]),
+            texts=tuple(map(str, rules["texts"])),
+            settings=rules["settings"],
+        )
+
+
+def _whole(tensors: Mapping[str, NDArray[Any]], name: str) -> Weights:
+    weights = np.zeros(1 << BITS, dtype=np.float32)
+    weights[tensors[f"{name}.places"]] = tensors[f"{name}.weights"]
+    return weights
+
+
+def fill(
+    function: FunctionSpec, sight: Sight, lore: Lore, weights: Weights, group: str | None = None
+) -> list[Filled]:
+    """Each argument with its likeliest value. One that is required is left out only where there is nothing else."""
+    out = []
+    for arg in function.args:
+        choice = choice_of(arg, sight, lore, group)
+        likely = shares(choice.options.scores(weights))
+        best = int(np.argmax(likely))
+        if best == 0 and arg.required and len(likely) > 1:
+            best = 1 + int(np.argmax(likely[1:]))
+        out.append(Filled(choice, best, float(likely[best]), float(likely[0])))
+    return out
+
+
+def arguments_of(filled: Sequence[Filled]) -> dict[str, Any]:
+    """The call's arguments, in the schema's order."""
+    return {one.choice.arg.name: one.value for one in filled if one.value is not ABSENT}
