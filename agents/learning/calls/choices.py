@@ -85,16 +85,22 @@ def choice_of(arg: ArgSpec, sight: Sight, lore: Lore, group: str | None = None) 
     latest = max(newest, default=-1)
     key, sort = hashed(f"arg {arg.key}"), hashed(f"sort {manner.sort}{arg.required}")
     own = hashed(f"own {arg.function}.{arg.name}")
-    features = [_absent(arg, sight, key, sort, own)]
+    bases: list[Ints] = []
     last = len(turns) - 1
     for value, new in zip(found, newest, strict=True):
         plain = _features(value, arg, manner, sight, lore, group)
         plain.append(f"new={new == latest} last={new == last}")
         base = np.array([hashed(name) for name in plain], dtype=np.uint32)
-        seen = [base, *_seen(value, sight)]
-        joined = np.concatenate(seen)
-        features.append(np.concatenate([mixed(joined, key), mixed(joined, sort)]))
-    return Choice(arg, [ABSENT, *(v.value for v in found)], Options.of(features), [-1, *newest])
+        bases.append(np.concatenate([base, *_seen(value, sight)]))
+    absent = _absent(arg, sight, key, sort, own)
+    joined = np.concatenate(bases) if bases else np.zeros(0, np.uint32)
+    rows = np.repeat(np.arange(1, len(bases) + 1), [len(b) for b in bases])
+    options = Options(
+        1 + len(bases),
+        np.concatenate([np.zeros(len(absent), rows.dtype), rows, rows]),
+        np.concatenate([absent, mixed(joined, key), mixed(joined, sort)]),
+    )
+    return Choice(arg, [ABSENT, *(v.value for v in found)], options, [-1, *newest])
 
 
 def _absent(arg: ArgSpec, sight: Sight, key: int, sort: int, own: int) -> Ints:
