@@ -41,6 +41,8 @@ MIN_SHARE = 0.1
 #: answers without a call are a closed set where so few texts cover so many of them
 _MOST_TEXTS = 20
 _TEXT_SHARE = 0.98
+#: two arguments never have the same value where so many calls have both, and at most this share the same
+_PAIRS, _SAME_SHARE = 5, 0.03
 _FOLDS = 3
 _ARGUMENT_STRENGTH = 1.0
 _CALL_STRENGTH = 0.3
@@ -82,7 +84,7 @@ def train_tool_call(
         if lesson.function >= 0
         for arg in lesson.functions[lesson.function].args
     ]
-    lore = _lore(known)
+    lore = _lore(known, _distinct(lessons))
     context.progress(0.25, "finding values")
     choices, right, folds, unfound = _choices(lessons, lore, context)
     parts: list[Weights] = []
@@ -103,7 +105,7 @@ def train_tool_call(
     calls = fit(options, gold, strength=_CALL_STRENGTH, steps=_CALL_STEPS, stopped=context.stopped)
     offered = Counter(f.signature for lesson in lessons for f in lesson.functions)
     model = CallModel(
-        lore=Lore(lore.manners, lore.readings, lore.cues),
+        lore=Lore(lore.manners, lore.readings, lore.cues, lore.distinct),
         arguments=whole,
         calls=calls,
         functions=dict(functions),
@@ -202,7 +204,25 @@ def _fold(group: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0fold\0{group}".encode(), digest_size=4).digest()) % _FOLDS
 
 
-def _lore(known: Sequence[Known]) -> Lore:
+def _distinct(lessons: Sequence[_Lesson]) -> frozenset[tuple[str, str, str]]:
+    """Pairs of a function's arguments that both have a value, and hardly ever the same one."""
+    both: Counter[tuple[str, str, str]] = Counter()
+    same: Counter[tuple[str, str, str]] = Counter()
+    for lesson in lessons:
+        if lesson.function < 0:
+            continue
+        signature = lesson.functions[lesson.function].signature
+        given = sorted((k, v) for k, v in lesson.arguments.items() if isinstance(v, str))
+        for n, (one, value) in enumerate(given):
+            for other, another in given[n + 1 :]:
+                both[signature, one, other] += 1
+                same[signature, one, other] += value == another
+    return frozenset(
+        pair for pair, n in both.items() if n >= _PAIRS and same[pair] <= _SAME_SHARE * n
+    )
+
+
+def _lore(known: Sequence[Known], distinct: frozenset[tuple[str, str, str]]) -> Lore:
     manners = learn_manners(known)
     owners: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in known:
@@ -212,6 +232,7 @@ def _lore(known: Sequence[Known]) -> Lore:
         manners,
         learn_readings(known, manners),
         learn_cues(known, manners),
+        distinct,
         {key: frozenset(own) for key, own in owners.items()},
     )
 

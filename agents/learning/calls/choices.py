@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shoal.agents.learning.calls.cues import Cues, about
 from shoal.agents.learning.calls.mentions import (
@@ -36,6 +37,7 @@ from shoal.agents.learning.calls.normal import (
 from shoal.agents.learning.calls.places import Sight
 from shoal.agents.learning.calls.ranker import Ints, Options, hashed, mixed
 from shoal.agents.learning.calls.schema import ArgSpec
+from shoal.agents.learning.calls.turns import Turn
 
 #: stands for leaving the argument out, or for not finding it
 ABSENT = object()
@@ -50,6 +52,8 @@ class Lore:
     manners: Mapping[str, Manner]
     readings: Readings
     cues: Cues
+    #: (function's signature, argument, argument): two that practically never have the same value
+    distinct: frozenset[tuple[str, str, str]] = frozenset()
     #: only while training: (argument's key, value) -> conversations that have it
     owners: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
@@ -75,39 +79,66 @@ class Choice:
 
 def choice_of(arg: ArgSpec, sight: Sight, lore: Lore, group: str | None = None) -> Choice:
     """The argument's candidates. `group`: in training, the conversation, so that it does not teach itself."""
-    manner = lore.manners.get(arg.key) or Manner(CLOSED if arg.enum else COMPOUND if arg.type in ("array", "object") else TEXT)
+    manner = lore.manners.get(arg.key) or Manner(_usual_sort(arg))
+    mark = (arg.key, arg.enum, group)
+    if mark not in sight.memo:
+        # functions of one request often take the same arguments
+        sight.memo[mark] = _ranked(arg, manner, sight, lore, group)
+    values, newest, rows, joined, texts = sight.memo[mark]
+    key, sort = hashed(f"arg {arg.key}"), hashed(f"sort {manner.sort}{arg.required}")
+    absent = _absent(arg, sight, key, sort)
+    parts, places = [np.zeros(len(absent), rows.dtype), rows, rows], [absent, mixed(joined, key), mixed(joined, sort)]
+    path = f"{arg.function}.{arg.name}"
+    if uses := sight.uses():
+        here = [1 + n for n, text in enumerate(texts) if any(p == path for _, p in uses.get(text, ()))]
+        if here:
+            parts.append(np.array(here, rows.dtype))
+            places.append(mixed(np.full(len(here), hashed("used here"), np.uint32), key))
+    options = Options(1 + len(values), np.concatenate(parts), np.concatenate(places))
+    return Choice(arg, [ABSENT, *values], options, [-1, *newest])
+
+
+def _usual_sort(arg: ArgSpec) -> str:
+    return CLOSED if arg.enum else COMPOUND if arg.type in ("array", "object") else TEXT
+
+
+_Ranked = tuple[Sequence[Any], Sequence[int], NDArray[np.int64], Ints, Sequence[str]]
+
+
+def _ranked(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None) -> _Ranked:
+    """Values, the newest turn of each, and their features: (row of the value, feature)."""
     found = _values(arg, manner, sight, lore, group)
     turns = sight.read.conversation.turns
     newest = [_newest(v) for v in found]
     if len(found) > _MOST:
         keep = sorted(sorted(range(len(found)), key=lambda n: -newest[n])[:_MOST])
         found, newest = [found[n] for n in keep], [newest[n] for n in keep]
-    latest = max(newest, default=-1)
-    key, sort = hashed(f"arg {arg.key}"), hashed(f"sort {manner.sort}{arg.required}")
-    own = hashed(f"own {arg.function}.{arg.name}")
+    latest, last = max(newest, default=-1), len(turns) - 1
     bases: list[Ints] = []
-    last = len(turns) - 1
     for value, new in zip(found, newest, strict=True):
         plain = _features(value, arg, manner, sight, lore, group)
-        plain.append(f"new={new == latest} last={new == last}")
+        heard, said = _newest_of(value, turns, "assistant"), _newest_of(value, turns, "user")
+        plain += [
+            f"new={new == latest} last={new == last}",
+            f"heard={sight.ago(heard) if heard >= 0 else '-'} said={sight.ago(said) if said >= 0 else '-'}",
+        ]
         base = np.array([hashed(name) for name in plain], dtype=np.uint32)
         bases.append(np.concatenate([base, *_seen(value, sight)]))
-    absent = _absent(arg, sight, key, sort, own)
     joined = np.concatenate(bases) if bases else np.zeros(0, np.uint32)
     rows = np.repeat(np.arange(1, len(bases) + 1), [len(b) for b in bases])
-    options = Options(
-        1 + len(bases),
-        np.concatenate([np.zeros(len(absent), rows.dtype), rows, rows]),
-        np.concatenate([absent, mixed(joined, key), mixed(joined, sort)]),
-    )
-    return Choice(arg, [ABSENT, *(v.value for v in found)], options, [-1, *newest])
+    return [v.value for v in found], newest, rows, joined, [str(v.value) for v in found]
 
 
-def _absent(arg: ArgSpec, sight: Sight, key: int, sort: int, own: int) -> Ints:
+def _absent(arg: ArgSpec, sight: Sight, key: int, sort: int) -> Ints:
+    own = hashed(f"own {arg.function}.{arg.name}")
     asked = sight.asked(len(sight.read.conversation.turns))
     names = ["absent", *(f"absent asked={w}" for w in asked)]
     base = np.array([hashed(n) for n in names], dtype=np.uint32)
     return np.concatenate([mixed(base, key), mixed(base[:1], sort), mixed(base[:1], own)])
+
+
+def _newest_of(value: _Value, turns: Sequence[Turn], role: str) -> int:
+    return max((m.turn for m, _ in value.places if turns[m.turn].role == role), default=-1)
 
 
 def _newest(value: _Value) -> int:
@@ -161,7 +192,6 @@ def _features(
     used = [path for _, path in sight.uses().get(text, ())]
     if used:
         names.append(f"used same={any(p.endswith('.' + arg.name) for p in used)}")
-        names.append(f"used here={f'{arg.function}.{arg.name}' in used}")
     for mention, kind in value.places[-6:]:
         if kind == LEAF:
             name = mention.key.rpartition(".")[2]

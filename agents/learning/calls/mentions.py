@@ -98,10 +98,15 @@ def read(conversation: Conversation) -> Read:
     mentions: list[Mention] = []
     first = max(0, len(turns) - _TURNS)
     for place, turn in enumerate(turns):
-        own = tuple(tokens_of(turn.text)) if place >= first and turn.role != "call" else ()
-        tokens.append(own)
-        if place >= first:
-            mentions.extend(_leaves(turn, place) if turn.leaves else _in_text(turn, place, own, today))
+        if place < first:
+            tokens.append(())
+        elif turn.leaves or turn.role == "call":
+            tokens.append(())
+            mentions.extend(_leaves(turn, place))
+        else:
+            own, found = _text(turn.text, place, today)
+            tokens.append(own)
+            mentions.extend(found)
     grams: dict[str, list[tuple[int, int]]] = {}
     for place, own in enumerate(tokens):
         low = [t.low for t in own]
@@ -131,12 +136,19 @@ def _leaves(turn: Turn, place: int) -> Iterator[Mention]:
         yield Mention(LEAF, str(leaf.value), place, key=key, order=leaf.order)
 
 
-def _in_text(turn: Turn, place: int, tokens: tuple[Token, ...], today: date | None) -> Iterator[Mention]:
+@lru_cache(maxsize=4096)
+def _text(text: str, place: int, today: date | None) -> tuple[tuple[Token, ...], tuple[Mention, ...]]:
+    """A turn's tokens and mentions. Remembered: the next call of a conversation begins with the same turns."""
+    tokens = tuple(tokens_of(text))
+    return tokens, tuple(_in_text(text, place, tokens, today))
+
+
+def _in_text(text: str, place: int, tokens: tuple[Token, ...], today: date | None) -> Iterator[Mention]:
     starts = {t.start: n for n, t in enumerate(tokens)}
     taken: set[int] = set()
     for kind, found in (
-        *((DATE, e) for e in dates_in(turn.text, today)),
-        *((TIME, e) for e in times_in(turn.text)),
+        *((DATE, e) for e in dates_in(text, today)),
+        *((TIME, e) for e in times_in(text)),
     ):
         first = starts.get(found.start)
         if first is None:
@@ -145,13 +157,13 @@ def _in_text(turn: Turn, place: int, tokens: tuple[Token, ...], today: date | No
         while last < len(tokens) and tokens[last].start < found.end:
             last += 1
         taken.update(range(first, last))
-        surface = turn.text[found.start : found.end]
+        surface = text[found.start : found.end]
         yield Mention(kind, surface, place, first, last, found.form, found.readings)
     for n, token in enumerate(tokens):
         value = _NUMBERS.get(token.low) or _number(token.text)
         if value is not None and n not in taken:
             yield Mention(NUMBER, value, place, n, n + 1, form=token.low if token.low in _NUMBERS else "")
-    yield from _spans(turn.text, place, tokens)
+    yield from _spans(text, place, tokens)
 
 
 def _number(text: str) -> str | None:

@@ -70,6 +70,7 @@ class CallModel:
             "manners": {key: manner.to_dict() for key, manner in self.lore.manners.items()},
             "readings": {"by_form": self.lore.readings.by_form, "by_sort": self.lore.readings.by_sort},
             "cues": self.lore.cues.to_dict(),
+            "distinct": sorted(list(pair) for pair in self.lore.distinct),
             "functions": dict(self.functions),
             "offered": sorted(self.offered),
             "texts": list(self.texts),
@@ -86,6 +87,7 @@ class CallModel:
             {key: Manner.from_dict(manner) for key, manner in rules["manners"].items()},
             Readings(rules["readings"]["by_form"], rules["readings"]["by_sort"]),
             Cues.from_dict(rules["cues"]),
+            frozenset((str(f), str(a), str(b)) for f, a, b in rules["distinct"]),
         )
         return cls(
             lore=lore,
@@ -107,16 +109,53 @@ def _whole(tensors: Mapping[str, NDArray[Any]], name: str) -> Weights:
 def fill(
     function: FunctionSpec, sight: Sight, lore: Lore, weights: Weights, group: str | None = None
 ) -> list[Filled]:
-    """Each argument with its likeliest value. One that is required is left out only where there is nothing else."""
-    out = []
+    """Each argument with its likeliest value. One that is required is left out only where there is nothing else.
+
+    Arguments that the log never gives the same value share none: the one that is less sure of it takes its next best.
+    """
+    found = []
     for arg in function.args:
         choice = choice_of(arg, sight, lore, group)
         likely = shares(choice.options.scores(weights))
-        best = int(np.argmax(likely))
-        if best == 0 and arg.required and len(likely) > 1:
-            best = 1 + int(np.argmax(likely[1:]))
-        out.append(Filled(choice, best, float(likely[best]), float(likely[0])))
-    return out
+        order = np.argsort(-likely, kind="stable").tolist()
+        if arg.required and len(order) > 1:
+            order.remove(0)
+        found.append((choice, likely, order))
+    best = [order[0] for _, _, order in found]
+    for _ in range(len(found)):
+        clash = _clash(function, found, best, lore)
+        if clash is None:
+            break
+        one, other = clash
+        taken = found[one][0].values[best[one]]
+        # whichever loses less by giving the value up
+        moves = []
+        for n in (one, other):
+            choice, likely, order = found[n]
+            free = next((k for k in order if choice.values[k] != taken or k == 0), None)
+            if free is not None:
+                moves.append((float(likely[free] / max(likely[best[n]], 1e-12)), n, free))
+        if not moves:
+            break
+        _, n, free = max(moves)
+        best[n] = free
+    return [
+        Filled(choice, k, float(likely[k]), float(likely[0]))
+        for (choice, likely, _), k in zip(found, best, strict=True)
+    ]
+
+
+def _clash(
+    function: FunctionSpec, found: Sequence[Any], best: Sequence[int], lore: Lore
+) -> tuple[int, int] | None:
+    """Two arguments with the same value that never have the same."""
+    for one in range(len(best)):
+        for other in range(one):
+            first, second = found[one][0], found[other][0]
+            if best[one] and best[other] and first.values[best[one]] == second.values[best[other]]:
+                if (function.signature, *sorted((first.arg.name, second.arg.name))) in lore.distinct:
+                    return one, other
+    return None
 
 
 def arguments_of(filled: Sequence[Filled]) -> dict[str, Any]:

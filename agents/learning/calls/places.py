@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Sight:
     """
 
     read: Read
+    #: what `choices.py` has made of this conversation, by argument
+    memo: dict[Any, Any] = field(default_factory=dict)
     _cache: dict[tuple[str, int, int, int, str], tuple[str, Ints]] = field(default_factory=dict)
     _asked: dict[int, frozenset[str]] = field(default_factory=dict)
     _ranks: Mapping[int, tuple[int, int]] | None = None
@@ -81,6 +84,8 @@ class Sight:
             f"len={last - first}",
             f"alone={first == 0 and last >= len(low) - 1}",
             f"form={mention.form}",
+            f"opens={' '.join(low[:2])}",
+            f"closes={' '.join(low[-2:])} {gone}",
         ]
         names += [f"-bag={word}" for word in set(low[max(0, first - _BAG) : first])]
         names += [f"+bag={word}" for word in set(low[last : last + 3])]

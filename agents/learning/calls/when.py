@@ -49,6 +49,7 @@ _DATE = re.compile(
 _TIME = re.compile(
     rf"""\b(?:
     (?P<part>half\s+past|quarter\s+past|quarter\s+to|half)\s+(?P<ph>\d{{1,2}}|{'|'.join(_HOURS)})\b
+  | (?P<early>morning|afternoon|evening|night)\s+(?:at\s+|around\s+)?(?P<h4>\d{{1,2}}|{'|'.join(_HOURS)})(?:[:.](?P<m4>[0-5]\d))?\b
   | (?P<h>\d{{1,2}})[:.](?P<m>[0-5]\d)(?::[0-5]\d)?
   | (?P<h2>\d{{1,2}}|{'|'.join(_HOURS)})(?=\s*(?:[ap]\.?m\b|o['"’]?\s?clock|in\s+the\s+(?:morning|afternoon|evening)|at\s+night))
   | (?<=at\s)(?P<h3>\d{{1,2}}|{'|'.join(_HOURS)})\b(?!\s*(?:/|-|\d|%|\$|people|street|st\b))
@@ -179,13 +180,13 @@ def times_in(text: str) -> Iterator[Expression]:
             readings = {"named": "00:00" if group["word"].lower() == "midnight" else "12:00"}
             yield Expression(found.start(), found.end(), group["word"].lower(), readings)
             continue
-        said = (group["ph"] or group["h"] or group["h2"] or group["h3"]).lower()
+        said = (group["ph"] or group["h"] or group["h2"] or group["h3"] or group["h4"]).lower()
         hour = int(said) if said.isdigit() else _HOUR[said]
-        minute = int(group["m"] or 0)
+        minute = int(group["m"] or group["m4"] or 0)
         part = " ".join((group["part"] or "").lower().split())
         minute = 45 if part == "quarter to" else 15 if part == "quarter past" else 30 if part else minute
         hour = hour - 1 if part == "quarter to" else hour
-        half, day = (group["half"] or "").lower(), (group["day"] or "").lower()
+        half, day = (group["half"] or "").lower(), (group["day"] or group["early"] or "").lower()
         if hour > 23:
             continue
         rules = {"as it stands": hour, "morning": hour % 12, "afternoon": hour % 12 + 12}
