@@ -46,7 +46,8 @@ def call_figures(
     """
     raw = {str(row["id"]): row.get("raw") for row in predictions}
     counts: dict[str, list[int]] = {
-        name: [0, 0] for name in ("call_or_wait", "function", "exact", "arguments", "whole", "unknown_answered")
+        name: [0, 0]
+        for name in ("call_or_wait", "function", "exact", "arguments", "whole", "unknown_answered")
     }
 
     def count(name: str, right: bool) -> None:
@@ -61,7 +62,9 @@ def call_figures(
         right = line["response"]["choices"][0]["message"]
         wanted, called = right.get("tool_calls") or (), given.get("tool_calls") or ()
         if not wanted:
-            same = not called and normal_label(given.get("content") or "") == normal_label(right.get("content") or "")
+            same = not called and normal_label(given.get("content") or "") == normal_label(
+                right.get("content") or ""
+            )
             count("call_or_wait", same)
             count("whole", same)
             continue
@@ -75,7 +78,8 @@ def call_figures(
             if function:
                 count("arguments", exact)
     return {
-        name: {"right": right, "of": of, "value": right / of if of else None} for name, (right, of) in counts.items()
+        name: {"right": right, "of": of, "value": right / of if of else None}
+        for name, (right, of) in counts.items()
     }
 
 
@@ -94,8 +98,13 @@ def by_argument(
         for name in sorted({*given, *right}):
             row = out.setdefault(f"{wanted[0]['function']['name']}.{name}", {})
             verdict = (
-                "missing" if name not in given else "too much" if name not in right else
-                "right" if canonical_json(json.dumps(given[name])) == canonical_json(json.dumps(right[name])) else "wrong"
+                "missing"
+                if name not in given
+                else "too much"
+                if name not in right
+                else "right"
+                if canonical_json(json.dumps(given[name])) == canonical_json(json.dumps(right[name]))
+                else "wrong"
             )
             row[verdict] = row.get(verdict, 0) + 1
     return out

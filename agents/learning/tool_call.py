@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from shoal.agents.contract.loss import normal_label
-from shoal.agents.learning.calls.choices import ABSENT, Lore, choice_of
+from shoal.agents.learning.calls.choices import ABSENT, choice_of
 from shoal.agents.learning.calls.cues import learn_cues
 from shoal.agents.learning.calls.deciding import call_options
 from shoal.agents.learning.calls.mentions import read
 from shoal.agents.learning.calls.model import CallModel, Weights, fill
-from shoal.agents.learning.calls.normal import Known, learn_manners, learn_readings
+from shoal.agents.learning.calls.normal import MADE_UP, Known, learn_manners, learn_readings
 from shoal.agents.learning.calls.places import Sight
 from shoal.agents.learning.calls.ranker import Options, fit
 from shoal.agents.learning.calls.schema import FunctionSpec, functions_of
 from shoal.agents.learning.calls.turns import conversation_of
+from shoal.agents.learning.calls.values import Lore
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.errors import DataError
 
@@ -43,6 +44,8 @@ _MOST_TEXTS = 20
 _TEXT_SHARE = 0.98
 #: two arguments never have the same value where so many calls have both, and at most this share the same
 _PAIRS, _SAME_SHARE = 5, 0.03
+#: an argument whose values are found less often than this is made up by the generalist
+_MADE_UP = 0.8
 _FOLDS = 3
 _ARGUMENT_STRENGTH = 1.0
 _CALL_STRENGTH = 0.3
@@ -79,7 +82,9 @@ def train_tool_call(
     _stop_if_asked(context)
     context.progress(0.15, "learning how values come about")
     known = [
-        Known(arg, lesson.arguments.get(arg.name), arg.name in lesson.arguments, lesson.sight.read, lesson.group)
+        Known(
+            arg, lesson.arguments.get(arg.name), arg.name in lesson.arguments, lesson.sight.read, lesson.group
+        )
         for lesson in lessons
         if lesson.function >= 0
         for arg in lesson.functions[lesson.function].args
@@ -87,6 +92,7 @@ def train_tool_call(
     lore = _lore(known, _distinct(lessons))
     context.progress(0.25, "finding values")
     choices, right, folds, unfound = _choices(lessons, lore, context)
+    _give_up(lore, known, unfound)
     parts: list[Weights] = []
     for fold in range(_FOLDS):
         context.progress(0.35 + 0.15 * fold, "training arguments")
@@ -98,9 +104,7 @@ def train_tool_call(
         _stop_if_asked(context)
         filled = [fill(f, lesson.sight, lore, parts[lesson.fold], lesson.group) for f in lesson.functions]
         options.append(call_options(texts, lesson.functions, filled, lesson.sight))
-        gold.append(
-            len(texts) + lesson.function if lesson.function >= 0 else texts.index(lesson.text)
-        )
+        gold.append(len(texts) + lesson.function if lesson.function >= 0 else texts.index(lesson.text))
     context.progress(0.9, "training the choice of functions")
     calls = fit(options, gold, strength=_CALL_STRENGTH, steps=_CALL_STEPS, stopped=context.stopped)
     offered = Counter(f.signature for lesson in lessons for f in lesson.functions)
@@ -217,9 +221,7 @@ def _distinct(lessons: Sequence[_Lesson]) -> frozenset[tuple[str, str, str]]:
             for other, another in given[n + 1 :]:
                 both[signature, one, other] += 1
                 same[signature, one, other] += value == another
-    return frozenset(
-        pair for pair, n in both.items() if n >= _PAIRS and same[pair] <= _SAME_SHARE * n
-    )
+    return frozenset(pair for pair, n in both.items() if n >= _PAIRS and same[pair] <= _SAME_SHARE * n)
 
 
 def _lore(known: Sequence[Known], distinct: frozenset[tuple[str, str, str]]) -> Lore:
@@ -254,7 +256,9 @@ def _choices(
             place = 0
             if arg.name in lesson.arguments:
                 wanted = lesson.arguments[arg.name]
-                place = next((n for n, v in enumerate(choice.values) if n and v == wanted and v is not ABSENT), 0)
+                place = next(
+                    (n for n, v in enumerate(choice.values) if n and v == wanted and v is not ABSENT), 0
+                )
                 if not place:
                     unfound[arg.key] += 1
             if len(choice.values) > 1:
@@ -262,6 +266,14 @@ def _choices(
                 right.append(place)
                 folds.append(lesson.fold)
     return choices, right, np.array(folds), dict(unfound)
+
+
+def _give_up(lore: Lore, known: Sequence[Known], unfound: Mapping[str, int]) -> None:
+    """Arguments whose values are hardly ever found are made up by the generalist, and not given."""
+    given = Counter(one.arg.key for one in known if one.given)
+    for key, missed in unfound.items():
+        if given[key] >= MIN_SEEN and missed >= _MADE_UP * given[key]:
+            lore.manners[key].sort = MADE_UP
 
 
 def _fit_arguments(

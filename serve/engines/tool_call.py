@@ -32,7 +32,9 @@ class ToolCallEngine:
         try:
             return cls(CallModel.load(folder))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise CorruptModel(f"{folder} holds no model of function calls: {error!r}.", remedy="Learn again.") from error
+            raise CorruptModel(
+                f"{folder} holds no model of function calls: {error!r}.", remedy="Learn again."
+            ) from error
 
     def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
         return [self._answer(request) for request in requests]
@@ -64,9 +66,15 @@ class ToolCallEngine:
         if why := invalid(function, arguments):
             return _none(why)
         confidence = likely * float(np.prod([one.share for one in filled]))
-        call = {"type": "function", "function": {"name": function.name, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+        call = {
+            "type": "function",
+            "function": {"name": function.name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+        }
         return SpecialistAnswer(
-            content=None, tool_calls=(call,), confidence=0.0 if strange else min(1.0, confidence), reason=strange
+            content=None,
+            tool_calls=(call,),
+            confidence=0.0 if strange else min(1.0, confidence),
+            reason=strange,
         )
 
 

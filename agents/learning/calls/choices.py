@@ -7,64 +7,25 @@ learnt of one argument helps another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.agents.learning.calls.cues import Cues, about
-from shoal.agents.learning.calls.mentions import (
-    DATE,
-    LEAF,
-    NUMBER,
-    SPAN,
-    TIME,
-    Mention,
-    words_of,
-)
-from shoal.agents.learning.calls.normal import (
-    CLOSED,
-    COMPOUND,
-    TEXT,
-    Manner,
-    Readings,
-    changed,
-    number,
-    styled,
-)
+from shoal.agents.learning.calls.mentions import LEAF
+from shoal.agents.learning.calls.normal import CLOSED, COMPOUND, TEXT, Manner
 from shoal.agents.learning.calls.places import Sight
 from shoal.agents.learning.calls.ranker import Ints, Options, hashed, mixed
 from shoal.agents.learning.calls.schema import ArgSpec
 from shoal.agents.learning.calls.turns import Turn
+from shoal.agents.learning.calls.values import Lore, Value, values_of
 
 #: stands for leaving the argument out, or for not finding it
 ABSENT = object()
 #: values that are ranked, at most: those said last
 _MOST = 150
-
-
-@dataclass(frozen=True, slots=True)
-class Lore:
-    """All that is learnt of values before they are ranked."""
-
-    manners: Mapping[str, Manner]
-    readings: Readings
-    cues: Cues
-    #: (function's signature, argument, argument): two that practically never have the same value
-    distinct: frozenset[tuple[str, str, str]] = frozenset()
-    #: only while training: (argument's key, value) -> conversations that have it
-    owners: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
-
-
-@dataclass
-class _Value:
-    value: Any
-    places: list[tuple[Mention, str]] = field(default_factory=list)
-    cues: list[tuple[str, int, int, int]] = field(default_factory=list)  # words, hits, seen, newest turn
-    constant: bool = False
-    case: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +48,10 @@ def choice_of(arg: ArgSpec, sight: Sight, lore: Lore, group: str | None = None) 
     values, newest, rows, joined, texts = sight.memo[mark]
     key, sort = hashed(f"arg {arg.key}"), hashed(f"sort {manner.sort}{arg.required}")
     absent = _absent(arg, sight, key, sort)
-    parts, places = [np.zeros(len(absent), rows.dtype), rows, rows], [absent, mixed(joined, key), mixed(joined, sort)]
+    parts, places = (
+        [np.zeros(len(absent), rows.dtype), rows, rows],
+        [absent, mixed(joined, key), mixed(joined, sort)],
+    )
     path = f"{arg.function}.{arg.name}"
     if uses := sight.uses():
         here = [1 + n for n, text in enumerate(texts) if any(p == path for _, p in uses.get(text, ()))]
@@ -107,7 +71,7 @@ _Ranked = tuple[Sequence[Any], Sequence[int], NDArray[np.int64], Ints, Sequence[
 
 def _ranked(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None) -> _Ranked:
     """Values, the newest turn of each, and their features: (row of the value, feature)."""
-    found = _values(arg, manner, sight, lore, group)
+    found = values_of(arg, manner, sight.read, lore, group)
     turns = sight.read.conversation.turns
     newest = [_newest(v) for v in found]
     if len(found) > _MOST:
@@ -137,16 +101,16 @@ def _absent(arg: ArgSpec, sight: Sight, key: int, sort: int) -> Ints:
     return np.concatenate([mixed(base, key), mixed(base[:1], sort), mixed(base[:1], own)])
 
 
-def _newest_of(value: _Value, turns: Sequence[Turn], role: str) -> int:
+def _newest_of(value: Value, turns: Sequence[Turn], role: str) -> int:
     return max((m.turn for m, _ in value.places if turns[m.turn].role == role), default=-1)
 
 
-def _newest(value: _Value) -> int:
+def _newest(value: Value) -> int:
     turns = [m.turn for m, _ in value.places] + [c[3] for c in value.cues]
     return max(turns, default=-1)
 
 
-def _seen(value: _Value, sight: Sight) -> list[Ints]:
+def _seen(value: Value, sight: Sight) -> list[Ints]:
     """Features of the newest place in each role's turns."""
     newest: dict[str, Ints] = {}
     for mention, kind in value.places:
@@ -156,12 +120,17 @@ def _seen(value: _Value, sight: Sight) -> list[Ints]:
 
 
 def _features(
-    value: _Value, arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None
+    value: Value, arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None
 ) -> list[str]:
     text = str(value.value)
     roles = sorted({sight.read.conversation.turns[m.turn].role[0] for m, _ in value.places})
     kinds = sorted({kind for _, kind in value.places})
-    names = ["any", f"roles={''.join(roles)}", f"kinds={' '.join(kinds)}", f"said={min(len(value.places), 3)}"]
+    names = [
+        "any",
+        f"roles={''.join(roles)}",
+        f"kinds={' '.join(kinds)}",
+        f"said={min(len(value.places), 3)}",
+    ]
     if manner.sort == CLOSED or value.constant:
         names += [f"v={text}", f"v={text} roles={''.join(roles)}"]
     if value.case:
@@ -204,75 +173,3 @@ def _features(
             names.append(f"named={len(named & near)}")
             names.append(f"asked named={len(named & sight.asked(mention.turn))}")
     return names
-
-
-def _values(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None) -> list[_Value]:
-    out: dict[str, _Value] = {}
-    read = sight.read
-
-    def add(value: Any, mention: Mention | None = None, kind: str = "", case: str = "") -> _Value:
-        mark = f"{type(value).__name__[0]}{value}"
-        one = out.get(mark)
-        if one is None:
-            one = out[mark] = _Value(value, case=case)
-        if mention is not None:
-            one.places.append((mention, kind or mention.kind))
-        return one
-
-    if manner.sort == CLOSED:
-        for value in arg.enum:
-            add(value)
-            for mention in _places(str(value), sight):
-                add(value, mention, "word")
-        by_text = {str(v): v for v in arg.enum}
-        for mention in read.mentions:
-            if mention.kind in (NUMBER, LEAF) and mention.surface in by_text:
-                add(by_text[mention.surface], mention)
-        for one in out.values():
-            one.places.sort(key=lambda p: (p[0].turn, p[0].first))
-    elif manner.sort in (DATE, TIME):
-        for mention in read.mentions:
-            if mention.kind == manner.sort:
-                add(styled(lore.readings.of(mention), manner), mention)
-            elif mention.kind == LEAF and len(mention.surface) <= 32 and _dated(mention.surface):
-                add(mention.surface, mention)
-    elif manner.sort == NUMBER:
-        for mention in read.mentions:
-            if mention.kind in (NUMBER, LEAF):
-                value = number(mention.surface, arg, manner)
-                if value is not None:
-                    add(value, mention)
-    elif manner.sort == TEXT:
-        for mention in read.mentions:
-            if mention.kind in (SPAN, LEAF):
-                add(mention.surface, mention)
-                for case, text in changed(mention.surface, manner) if mention.kind == SPAN else ():
-                    add(text, mention, case=case)
-        for text in manner.recurring:
-            for mention in _places(text, sight):
-                add(text, mention, "word")
-        for one in out.values():
-            one.places.sort(key=lambda p: (p[0].turn, p[0].first))
-    for value in manner.constants:
-        if not arg.enum or value in arg.enum:
-            add(value).constant = True
-    topic = about(manner.sort, arg.key)
-    if topic is not None:
-        for value, words, hits, seen in lore.cues.found(topic, read, group):
-            if not arg.enum or value in arg.enum:
-                add(value).cues.append((words, hits, seen, read.grams[words][-1][0]))
-    return list(out.values())
-
-
-def _places(value: str, sight: Sight) -> list[Mention]:
-    """Places where the value's words stand, whatever their case."""
-    words = words_of(value)
-    if not words:
-        return []
-    return [
-        Mention(SPAN, value, turn, first, first + len(words)) for turn, first in sight.read.places(words)
-    ]
-
-
-def _dated(text: str) -> bool:
-    return len(text) >= 4 and sum(c.isdigit() for c in text) >= 3

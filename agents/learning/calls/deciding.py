@@ -91,15 +91,26 @@ def _said(sight: Sight) -> list[str]:
         names.append(f"a0={' '.join(t.low for t in tokens[previous][:2])}&u0={' '.join(low[:1])}")
     if earlier_user >= 0:
         names += _grams("v", [t.low for t in tokens[earlier_user]], 2)
-    names += sorted({f"ever={t.low}" for own, turn in zip(tokens, turns, strict=True) for t in own if turn.role == "user"})
-    names += sorted({f"heard={t.low}" for own, turn in zip(tokens, turns, strict=True) for t in own if turn.role == "assistant"})
+    names += sorted(
+        {f"ever={t.low}" for own, turn in zip(tokens, turns, strict=True) for t in own if turn.role == "user"}
+    )
+    names += sorted(
+        {
+            f"heard={t.low}"
+            for own, turn in zip(tokens, turns, strict=True)
+            for t in own
+            if turn.role == "assistant"
+        }
+    )
     calls = [turn.text for turn in turns if turn.role == "call"]
     names += [f"called={name}" for name in sorted(set(calls))]
     names += [f"calls={min(6, len(calls))}", f"call-1={calls[-1] if calls else ''}"]
     names.append(f"call-21={' '.join(calls[-2:])}")
     if turns[last].role == "tool":
         names += sorted({f"result={leaf.key}" for leaf in turns[last].leaves})
-        names += [f"result={leaf.key}={leaf.value}" for leaf in turns[last].leaves[:40] if len(str(leaf.value)) < 20]
+        names += [
+            f"result={leaf.key}={leaf.value}" for leaf in turns[last].leaves[:40] if len(str(leaf.value)) < 20
+        ]
     return names
 
 
@@ -117,9 +128,7 @@ def _of_call(function: FunctionSpec, filled: Sequence[Filled], sight: Sight) -> 
     needed = [one for one in filled if one.choice.arg.required]
     lacking = sum(one.lacking > _LACKING for one in needed)
     new = [one for one in filled if one.given and one.newest == last]
-    first_said = [
-        one for one in new if one.newest == last and not _said_before(one, sight, last)
-    ]
+    first_said = [one for one in new if one.newest == last and not _said_before(one, sight, last)]
     earlier = sum(one.given and 0 <= one.newest < last for one in needed)
     worst = max((one.lacking for one in needed), default=0.0)
     names = [

@@ -22,11 +22,63 @@ WORD = re.compile(
 _NUMBERS = {
     name: str(n)
     for n, name in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ]
     )
-} | {"a": "1", "an": "1", "single": "1", "couple": "2", "both": "2", "myself": "1", "alone": "1", "just me": "1"}
+} | {
+    "a": "1",
+    "an": "1",
+    "single": "1",
+    "couple": "2",
+    "both": "2",
+    "myself": "1",
+    "alone": "1",
+    "just me": "1",
+}
 #: small words that may stand inside a name
-_INSIDE = frozenset("of the and & at in on for to a an vs de la del el von - : ' 's . , / # !".split())
+_INSIDE = frozenset(
+    [
+        "of",
+        "the",
+        "and",
+        "&",
+        "at",
+        "in",
+        "on",
+        "for",
+        "to",
+        "a",
+        "an",
+        "vs",
+        "de",
+        "la",
+        "del",
+        "el",
+        "von",
+        "-",
+        ":",
+        "'",
+        "'s",
+        ".",
+        ",",
+        "/",
+        "#",
+        "!",
+    ]
+)
 #: turns that are read: the newest
 _TURNS = 40
 _MOST_RUN = 12
@@ -172,7 +224,11 @@ def _number(text: str) -> str | None:
         value = float(bare)
     except ValueError:
         return None
-    return bare if value == value and abs(value) < 1e15 and "e" not in bare.lower() and "n" not in bare.lower() else None
+    return (
+        bare
+        if value == value and abs(value) < 1e15 and "e" not in bare.lower() and "n" not in bare.lower()
+        else None
+    )
 
 
 def _names(token: Token) -> bool:
@@ -218,6 +274,15 @@ def _runs(tokens: tuple[Token, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _span(text: str, place: int, tokens: tuple[Token, ...], first: int, last: int, inner: bool) -> Mention:
-    return Mention(
-        SPAN, text[tokens[first].start : tokens[last - 1].end], place, first, last, inner=inner
-    )
+    return Mention(SPAN, text[tokens[first].start : tokens[last - 1].end], place, first, last, inner=inner)
+
+
+@lru_cache(maxsize=20_000)
+def shape_of(text: str) -> str:
+    """A value's outline: kinds of characters, runs shortened."""
+    out: list[str] = []
+    for c in text[:24]:
+        kind = "A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else c
+        if not out or out[-1] != kind:
+            out.append(kind)
+    return "".join(out)

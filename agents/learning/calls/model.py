@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from shoal.agents.learning.calls.choices import ABSENT, Lore, choice_of
+from shoal.agents.learning.calls.choices import ABSENT, choice_of
 from shoal.agents.learning.calls.cues import Cues
 from shoal.agents.learning.calls.deciding import Filled, call_options
 from shoal.agents.learning.calls.normal import Manner, Readings
 from shoal.agents.learning.calls.places import Sight
 from shoal.agents.learning.calls.ranker import BITS, shares
 from shoal.agents.learning.calls.schema import FunctionSpec
+from shoal.agents.learning.calls.values import Lore
 
 WEIGHTS, RULES = "weights.safetensors", "calls.json"
 
@@ -152,9 +153,10 @@ def _clash(
     for one in range(len(best)):
         for other in range(one):
             first, second = found[one][0], found[other][0]
-            if best[one] and best[other] and first.values[best[one]] == second.values[best[other]]:
-                if (function.signature, *sorted((first.arg.name, second.arg.name))) in lore.distinct:
-                    return one, other
+            pair = (function.signature, *sorted((first.arg.name, second.arg.name)))
+            same = first.values[best[one]] == second.values[best[other]]
+            if same and best[one] and best[other] and pair in lore.distinct:
+                return one, other
     return None
 
 

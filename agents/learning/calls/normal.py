@@ -12,12 +12,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from shoal.agents.learning.calls.mentions import DATE, NUMBER, TIME, Mention, Read, words_of
+from shoal.agents.learning.calls.mentions import DATE, NUMBER, TIME, Mention, Read, shape_of, words_of
 from shoal.agents.learning.calls.schema import ArgSpec
 
 CLOSED, TEXT, COMPOUND = "closed", "text", "compound"
+#: a value that is made up, not found: a summary, say. Such an argument is never given
+MADE_UP = "made up"
 
-_DATES = ("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%m-%d-%Y", "%d-%m-%Y", "%Y%m%d")
+_DATES = (
+    "%Y-%m-%d",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%Y/%m/%d",
+    "%d.%m.%Y",
+    "%B %d, %Y",
+    "%b %d, %Y",
+    "%d %B %Y",
+    "%m-%d-%Y",
+    "%d-%m-%Y",
+    "%Y%m%d",
+)
 _TIMES = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M%p", "%I %p", "%I%p", "%Hh%M")
 #: of an argument's values, so many must be dates for it to take dates
 _SORT_SHARE = 0.8
@@ -26,6 +40,8 @@ _ISO, _CLOCK = "%Y-%m-%d", "%H:%M"
 _RECURS = 2
 #: a value that this share of an argument's calls have is always a candidate
 _CONSTANT_SHARE = 0.05
+#: outlines of values are relied on from so many conversations on, and where new ones come less often than this
+_SHAPED, _NEW_SHAPE = 20, 0.02
 _CASES = {"title": str.title, "lower": str.lower, "upper": str.upper, "capital": str.capitalize}
 
 
@@ -45,12 +61,13 @@ class Manner:
     """How one argument's values come about.
 
     Attributes:
-        sort: `date`, `time`, `number`, `closed` (its enum), `text` or `compound`.
+        sort: `date`, `time`, `number`, `closed` (its enum), `text`, `compound` or `made up`.
         style: the format of dates and times; for numbers the count of decimals.
         cases: changes of case that occur.
         constants: values always to be considered.
         omitted: some of its calls leave it out.
         recurring: values seen in several conversations, with how many.
+        shapes: outlines of its values, where new ones are not to be expected; empty where they are.
     """
 
     sort: str
@@ -59,6 +76,7 @@ class Manner:
     constants: tuple[Any, ...] = ()
     omitted: bool = True
     recurring: dict[str, int] = field(default_factory=dict)
+    shapes: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +86,7 @@ class Manner:
             "constants": list(self.constants),
             "omitted": self.omitted,
             "recurring": self.recurring,
+            "shapes": sorted(self.shapes),
         }
 
     @classmethod
@@ -79,6 +98,7 @@ class Manner:
             constants=tuple(data["constants"]),
             omitted=bool(data["omitted"]),
             recurring={str(k): int(v) for k, v in data["recurring"].items()},
+            shapes=frozenset(map(str, data["shapes"])),
         )
 
 
@@ -116,7 +136,9 @@ def learn_readings(known: Iterable[Known], manners: Mapping[str, Manner]) -> Rea
                 if value == meant:
                     forms[f"{mention.kind} {mention.form}"][rule] += 1
                     sorts[_sort(mention)][rule] += 1
-    return Readings({f: _most(c) for f, c in sorted(forms.items())}, {s: _most(c) for s, c in sorted(sorts.items())})
+    return Readings(
+        {f: _most(c) for f, c in sorted(forms.items())}, {s: _most(c) for s, c in sorted(sorts.items())}
+    )
 
 
 def _most(counts: Counter[str]) -> str:
@@ -160,7 +182,18 @@ def _manner(ones: Sequence[Known]) -> Manner:
         constants=constants,
         omitted=omitted,
         recurring=recurring if sort == TEXT else {},
+        shapes=_shapes(groups) if sort == TEXT else frozenset(),
     )
+
+
+def _shapes(groups: Mapping[str, set[str]]) -> frozenset[str]:
+    """The values' outlines, if the next conversation will hardly bring a new one (Good's estimate)."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for text, own in groups.items():
+        owners[shape_of(text)] |= own
+    calls = sum(map(len, owners.values()))
+    once = sum(len(own) == 1 for own in owners.values())
+    return frozenset(owners) if calls >= _SHAPED and once <= _NEW_SHAPE * calls else frozenset()
 
 
 def _sort_of(arg: ArgSpec, values: Sequence[Any]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.agents.learning.calls.mentions import LEAF, Mention, Read
+from shoal.agents.learning.calls.mentions import LEAF, Mention, Read, shape_of
 from shoal.agents.learning.calls.ranker import Ints, hashed
 
 _BEFORE = 2
@@ -116,7 +116,7 @@ class Sight:
             f"used={len(later) > 0}",
             f"key={key} used={len(later) > 0} first={rank == 0}",
             f"said={said}",
-            f"shape={_shape(mention.surface)}",
+            f"shape={shape_of(mention.surface)}",
         ]
 
     def ranks(self) -> Mapping[int, tuple[int, int]]:
@@ -142,13 +142,3 @@ class Sight:
                     uses.setdefault(mention.surface, []).append((mention.turn, mention.key))
             self._turn_of_use = uses
         return self._turn_of_use
-
-
-def _shape(text: str) -> str:
-    """A value's outline: kinds of characters, runs shortened."""
-    out: list[str] = []
-    for c in text[:24]:
-        kind = "A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else c
-        if not out or out[-1] != kind:
-            out.append(kind)
-    return "".join(out)

@@ -88,7 +88,8 @@ def fit(
     places = np.concatenate([c.places for c in choices])
     used, columns = np.unique(places, return_inverse=True)
     matrix = csr_matrix(
-        (np.ones(len(rows), np.float32), (rows, columns.astype(np.int32))), shape=(int(counts.sum()), len(used))
+        (np.ones(len(rows), np.float32), (rows, columns.astype(np.int32))),
+        shape=(int(counts.sum()), len(used)),
     )
     across = matrix.T.tocsr()
     gold = starts + np.asarray(right)

@@ -107,7 +107,7 @@ def _called(call: Mapping[str, Any]) -> Turn:
 
 
 def _json(text: str) -> Any:
-    if not text[:1] in "[{" or len(text) > _MOST_CHARS * 5:
+    if text[:1] not in "[{" or len(text) > _MOST_CHARS * 5:
         return None
     try:
         value = json.loads(text)

@@ -12,21 +12,52 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-_MONTHS = ("january february march april may june july august september october november december").split()
-_DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+_DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _MONTH = {name: n + 1 for n, name in enumerate(_MONTHS)} | {m[:3]: n + 1 for n, m in enumerate(_MONTHS)}
 _MONTH["sept"] = 9
 _DAY = {name: n for n, name in enumerate(_DAYS)} | {d[:3]: n for n, d in enumerate(_DAYS)}
 _DAY |= {"tues": 1, "thur": 3, "thurs": 3}
-_ORDINALS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
-    "fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
-).split()
+_ORDINALS = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+    "twentieth",
+]
 _ORDINAL = {name: n + 1 for n, name in enumerate(_ORDINALS)} | {
     f"twenty{sep}{name}": 20 + n + 1 for n, name in enumerate(_ORDINALS[:9]) for sep in ("-", " ")
 }
 _ORDINAL |= {"thirtieth": 30, "thirty-first": 31, "thirty first": 31}
-_HOURS = "one two three four five six seven eight nine ten eleven twelve".split()
+_HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _HOUR = {name: n + 1 for n, name in enumerate(_HOURS)}
 
 _M = "(?:" + "|".join(sorted(_MONTH, key=len, reverse=True)) + r")\b\.?"
@@ -48,17 +79,18 @@ _DATE = re.compile(
 )
 _TIME = re.compile(
     rf"""\b(?:
-    (?P<part>half\s+past|quarter\s+past|quarter\s+to|half)\s+(?P<ph>\d{{1,2}}|{'|'.join(_HOURS)})\b
-  | (?P<early>morning|afternoon|evening|night)\s+(?:at\s+|around\s+)?(?P<h4>\d{{1,2}}|{'|'.join(_HOURS)})(?:[:.](?P<m4>[0-5]\d))?\b
+    (?P<part>half\s+past|quarter\s+past|quarter\s+to|half)\s+(?P<ph>\d{{1,2}}|{"|".join(_HOURS)})\b
+  | (?P<early>morning|afternoon|evening|night)\s+(?:at\s+|around\s+)?(?P<h4>\d{{1,2}}|{"|".join(_HOURS)})(?:[:.](?P<m4>[0-5]\d))?\b
   | (?P<h>\d{{1,2}})[:.](?P<m>[0-5]\d)(?::[0-5]\d)?
-  | (?P<h2>\d{{1,2}}|{'|'.join(_HOURS)})(?=\s*(?:[ap]\.?m\b|o['"’]?\s?clock|in\s+the\s+(?:morning|afternoon|evening)|at\s+night))
-  | (?<=at\s)(?P<h3>\d{{1,2}}|{'|'.join(_HOURS)})\b(?!\s*(?:/|-|\d|%|\$|people|street|st\b))
+  | (?P<h2>\d{{1,2}}|{"|".join(_HOURS)})(?=\s*(?:[ap]\.?m\b|o['"’]?\s?clock|in\s+the\s+(?:morning|afternoon|evening)|at\s+night))
+  | (?<=at\s)(?P<h3>\d{{1,2}}|{"|".join(_HOURS)})\b(?!\s*(?:/|-|\d|%|\$|people|street|st\b))
   | (?P<word>noon|midnight|midday)
     )(?:\s*o['"’]?\s?clock)?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?:\s*(?:in\s+the\s+|at\s+|this\s+)?(?P<day>morning|afternoon|evening|night))?""",
     re.IGNORECASE | re.VERBOSE,
 )
 _STATED = re.compile(
-    rf"(?:today(?:'s date)?|current (?:date|time|day)|now|date)\W{{1,4}}(?:is\W{{1,4}})?(?:{_W},?\s+)?", re.IGNORECASE
+    rf"(?:today(?:'s date)?|current (?:date|time|day)|now|date)\W{{1,4}}(?:is\W{{1,4}})?(?:{_W},?\s+)?",
+    re.IGNORECASE,
 )
 _ANY_DATE = re.compile(
     rf"(?P<iso>\d{{4}}-\d{{2}}-\d{{2}})|(?P<m1>{_M})\s+(?P<n1>{_N}),?\s+(?P<y1>\d{{4}})|(?P<n2>{_N})\s+(?P<m2>{_M}),?\s+(?P<y2>\d{{4}})",
@@ -119,7 +151,10 @@ def _date_readings(found: re.Match[str], today: date | None) -> Iterator[tuple[s
             elif today:
                 this = _day(today.year, month, number)
                 yield "this year", this
-                yield "next time", this if this is None or this >= today else _day(today.year + 1, month, number)
+                yield (
+                    "next time",
+                    this if this is None or this >= today else _day(today.year + 1, month, number),
+                )
             return
     if today is None:
         return
