@@ -23,7 +23,7 @@ from shoal.agents.learning.calls.choices import ABSENT, choice_of
 from shoal.agents.learning.calls.cues import learn_cues
 from shoal.agents.learning.calls.deciding import call_options
 from shoal.agents.learning.calls.mentions import read
-from shoal.agents.learning.calls.model import CallModel, Weights, fill
+from shoal.agents.learning.calls.model import CallModel, Weights, fill, words_said
 from shoal.agents.learning.calls.normal import MADE_UP, Known, learn_manners, learn_readings
 from shoal.agents.learning.calls.places import Sight
 from shoal.agents.learning.calls.ranker import Options, fit
@@ -115,6 +115,7 @@ def train_tool_call(
         functions=dict(functions),
         offered=frozenset(s for s, n in offered.items() if n >= MIN_SEEN),
         texts=texts,
+        words=words_said([(lesson.sight.read, lesson.group) for lesson in lessons]),
     )
     model.save(folder)
     context.progress(1.0, "trained")

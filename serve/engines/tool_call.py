@@ -1,7 +1,7 @@
 """Answers with a function call, or with the text that stands for none. Training: `agents/learning/tool_call.py`.
 
 The confidence is the product of the probabilities of the choice between functions and of each argument, so that one doubtful
-argument makes the call doubtful; words that the log never had lower nothing by themselves, but their arguments are less sure.
+argument makes the call doubtful; lowered by the share of words that the log never had.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ToolCallEngine:
         if not conversation.turns:
             return _none("the request has no turns")
         unknown = [f.name for f in functions if f.signature not in model.offered]
-        decision = model.decide(functions, Sight(read(conversation)))
+        seen = read(conversation)
+        decision = model.decide(functions, Sight(seen))
         best = int(np.argmax(decision.likely))
         likely = float(decision.likely[best])
         strange = f"`{unknown[0]}` was never offered in training" if unknown else ""
@@ -54,7 +55,8 @@ class ToolCallEngine:
             text = decision.texts[best]
             if not text:
                 return _none("no function is to be called, and its texts are the generalist's")
-            return SpecialistAnswer(content=text, confidence=0.0 if strange else likely, reason=strange)
+            confidence = likely * _usual(model.novelty(seen, ()))
+            return SpecialistAnswer(content=text, confidence=0.0 if strange else confidence, reason=strange)
         function = functions[best - len(decision.texts)]
         if function.signature not in model.functions:
             return _none(f"`{function.name}` was never called in training")
@@ -66,6 +68,7 @@ class ToolCallEngine:
         if why := invalid(function, arguments):
             return _none(why)
         confidence = likely * float(np.prod([one.share for one in filled]))
+        confidence *= _usual(model.novelty(seen, list(arguments.values())))
         call = {
             "type": "function",
             "function": {"name": function.name, "arguments": json.dumps(arguments, ensure_ascii=False)},
@@ -76,6 +79,11 @@ class ToolCallEngine:
             confidence=0.0 if strange else min(1.0, confidence),
             reason=strange,
         )
+
+
+def _usual(novelty: float) -> float:
+    """What is left of a confidence: nearly all of it where a few words are new, nothing where all are."""
+    return 1.0 - novelty**2
 
 
 def _none(reason: str) -> SpecialistAnswer:

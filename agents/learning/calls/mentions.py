@@ -277,12 +277,20 @@ def _span(text: str, place: int, tokens: tuple[Token, ...], first: int, last: in
     return Mention(SPAN, text[tokens[first].start : tokens[last - 1].end], place, first, last, inner=inner)
 
 
+_RUN = re.compile(r"[^\W_]+|[\W_]")
+
+
 @lru_cache(maxsize=20_000)
 def shape_of(text: str) -> str:
-    """A value's outline: kinds of characters, runs shortened."""
-    out: list[str] = []
-    for c in text[:24]:
-        kind = "A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else c
-        if not out or out[-1] != kind:
-            out.append(kind)
-    return "".join(out)
+    """A value's outline: `Aa` for a word, `X0` for an id of capitals and figures, marks as they are."""
+    return "".join(map(_kind, _RUN.findall(text[:48])))
+
+
+def _kind(run: str) -> str:
+    if run.isdigit():
+        return "0"
+    if any(c.isdigit() for c in run):
+        return "X0" if run.isupper() else "x0"
+    if not run.isalpha():
+        return run
+    return "A" if run.isupper() and len(run) > 1 else "Aa" if run[0].isupper() else "a"

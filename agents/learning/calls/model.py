@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from safetensors.numpy import load_file, save_file
 from shoal.agents.learning.calls.choices import ABSENT, choice_of
 from shoal.agents.learning.calls.cues import Cues
 from shoal.agents.learning.calls.deciding import Filled, call_options
+from shoal.agents.learning.calls.mentions import Read, words_of
 from shoal.agents.learning.calls.normal import Manner, Readings
 from shoal.agents.learning.calls.places import Sight
-from shoal.agents.learning.calls.ranker import BITS, shares
+from shoal.agents.learning.calls.ranker import BITS, hashed, shares
 from shoal.agents.learning.calls.schema import FunctionSpec
 from shoal.agents.learning.calls.values import Lore
+
+#: bits by which a word is known, as a power of two
+WORD_BITS = 17
 
 WEIGHTS, RULES = "weights.safetensors", "calls.json"
 
@@ -49,7 +53,18 @@ class CallModel:
     functions: Mapping[str, int]
     offered: frozenset[str]
     texts: Sequence[str]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    #: a bit for each hashed word that users of several conversations said
+    words: NDArray[np.uint8]
+
+    def novelty(self, read: Read, values: Sequence[Any]) -> float:
+        """Share of the newest user turn's words that the log never had, values that were pointed to aside."""
+        last = read.conversation.newest("user")
+        if last < 0:
+            return 0.0
+        pointed = {word for value in values for word in words_of(str(value))}
+        said = {t.low for t in read.tokens[last] if t.low[0].isalpha()} - pointed
+        strange = sum(not _bit(self.words, word) for word in said)
+        return strange / len(said) if said else 0.0
 
     def fill(self, function: FunctionSpec, sight: Sight, group: str | None = None) -> list[Filled]:
         return fill(function, sight, self.lore, self.arguments, group)
@@ -66,6 +81,7 @@ class CallModel:
             places = np.flatnonzero(np.abs(weights) > 1e-4)
             tensors[f"{name}.places"] = places.astype(np.int32)
             tensors[f"{name}.weights"] = weights[places].astype(np.float16)
+        tensors["words"] = self.words
         save_file(tensors, folder / WEIGHTS)
         rules = {
             "manners": {key: manner.to_dict() for key, manner in self.lore.manners.items()},
@@ -75,7 +91,6 @@ class CallModel:
             "functions": dict(self.functions),
             "offered": sorted(self.offered),
             "texts": list(self.texts),
-            "settings": dict(self.settings),
         }
         (folder / RULES).write_text(json.dumps(rules, ensure_ascii=False, indent=0), encoding="utf-8")
 
@@ -97,8 +112,26 @@ class CallModel:
             functions={str(k): int(v) for k, v in rules["functions"].items()},
             offered=frozenset(rules["offered"]),
             texts=tuple(map(str, rules["texts"])),
-            settings=rules["settings"],
+            words=tensors["words"],
         )
+
+
+def words_said(reads: Sequence[tuple[Read, str]]) -> NDArray[np.uint8]:
+    """Bits for the words that users said in at least two conversations; `reads`: with the conversation each belongs to."""
+    owners: dict[int, str] = {}
+    bits = np.zeros(1 << (WORD_BITS - 3), dtype=np.uint8)
+    for read, group in reads:
+        for turn, tokens in zip(read.conversation.turns, read.tokens, strict=True):
+            for token in tokens if turn.role == "user" else ():
+                place = hashed(token.low) >> (32 - WORD_BITS)
+                if owners.setdefault(place, group) != group:
+                    bits[place >> 3] |= 1 << (place & 7)
+    return bits
+
+
+def _bit(bits: NDArray[np.uint8], word: str) -> bool:
+    place = hashed(word) >> (32 - WORD_BITS)
+    return bool(bits[place >> 3] >> (place & 7) & 1)
 
 
 def _whole(tensors: Mapping[str, NDArray[Any]], name: str) -> Weights:

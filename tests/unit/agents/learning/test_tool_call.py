@@ -13,12 +13,20 @@ import pytest
 from safetensors.numpy import load_file
 
 from shoal.agents.contract.loss import canonical_tool_calls
+from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot
 from shoal.agents.learning.folder import seal
+from shoal.agents.learning.learn import learn
 from shoal.agents.learning.tool_call import closed_texts, train_tool_call
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.ports import Engine, SpecialistAnswer
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.routing.router import Router
 from shoal.agents.traces.chat import ChatRequest
+from shoal.agents.traces.memory import MemoryTraceStore
+from shoal.agents.traces.trace import Trace, TraceId
+from shoal.config import Config
 from shoal.errors import CorruptModel, DataError
+from shoal.home import Home
 from shoal.serve.engines import load
 
 TODAY = date(2024, 5, 15)
@@ -237,6 +245,17 @@ def test_functions_that_were_never_offered_are_nothing_to_be_sure_of(
     assert reason in answer.reason
 
 
+def test_words_that_the_log_never_had_lower_the_confidence(engine: Engine) -> None:
+    usual = said(engine, request(user("two seats from Quixby to Zanholm tomorrow")))
+    strange = said(
+        engine,
+        request(
+            user("two seats from Quixby to Zanholm tomorrow unless gremlins nibble rotten cables underneath")
+        ),
+    )
+    assert strange.confidence < 0.9 * usual.confidence
+
+
 def test_arguments_that_the_schema_forbids_are_declined(engine: Engine) -> None:
     narrow = json.loads(json.dumps(RIDE))
     narrow["function"]["parameters"]["properties"]["origin"]["maxLength"] = 3
@@ -286,3 +305,55 @@ def test_a_folder_without_a_model_is_corrupt(folder: Path, tmp_path: Path) -> No
     seal(tmp_path, {"kind": "tool_call"})
     with pytest.raises(CorruptModel, match="holds no model of function calls"):
         load(tmp_path)
+
+
+class _Clock:
+    def now(self) -> float:
+        return 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def _traces(count: int, seed: int) -> list[Trace]:
+    out = []
+    for one in examples(count, seed=seed):
+        message: dict[str, Any] = {"role": "assistant", "content": one.content}
+        if one.tool_calls:
+            message = {"role": "assistant", "content": None, "tool_calls": list(one.tool_calls)}
+        finish = "tool_calls" if one.tool_calls else "stop"
+        out.append(
+            Trace(
+                id=TraceId(one.id),
+                request={"model": "big", **one.request.body},
+                response={"choices": [{"index": 0, "message": message, "finish_reason": finish}]},
+                timestamp=1_700_000_000.0,
+            )
+        )
+    return out
+
+
+def test_a_task_of_function_calls_is_found_learnt_gated_and_evaluated(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").create()
+    registry = SqlRegistry(home.database)
+    report = learn(
+        store=MemoryTraceStore(_traces(420, seed=7)),
+        registry=registry,
+        home=home,
+        config=Config(),
+        clock=_Clock(),
+        loader=load,
+        time_limit_min=10.0,
+    )
+    [task] = report.tasks
+    assert (task.verdict, task.kind, task.output_kind) == ("pass", "tool_call", "tool_call"), task.reason
+    [version] = registry.versions()
+    assert version.evidence["loss"] == "tool_call"
+    ready = Loaded(version=version, engine=load(home.models / version.folder, version.sha256))
+    router = Router(todays_snapshot(registry.tasks(), registry.versions()))
+    scored, rows = evaluate(_traces(80, seed=8), router=router, load=lambda key: ready)
+    assert scored["total"]["coverage"] > 0.6
+    assert scored["total"]["right"] > 0.9
+    called = [row["raw"]["tool_calls"][0] for row in rows if row["raw"] and row["raw"].get("tool_calls")]
+    assert {c["function"]["name"] for c in called} == {"book_ride", "get_order"}
+    assert len({c["id"] for c in called}) == len(called)
