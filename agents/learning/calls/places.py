@@ -100,7 +100,7 @@ class Sight:
         return names
 
     def _leaf(self, mention: Mention) -> list[str]:
-        alike, rank = self.ranks()[id(mention)]
+        alike, rank = self.ranks().get(id(mention), (1, 0))
         uses = self.uses().get(mention.surface, [])
         later = [name for turn, name in uses if turn > mention.turn]
         said = bool(self.read.places(tuple(mention.surface.lower().split()))) if mention.surface else False

@@ -16,13 +16,17 @@ from shoal.agents.traces.chat import ChatRequest
 
 @dataclass(frozen=True, slots=True)
 class ArgSpec:
-    """One argument of a function. `key`: what arguments of one name and sort share in learning."""
+    """One argument of a function. `key`: what arguments of one name and sort share in learning.
+
+    `items`: for a list of objects, the names of the objects' fields.
+    """
 
     function: str
     name: str
     type: str
     enum: tuple[Any, ...]
     required: bool
+    items: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -58,7 +62,7 @@ def _functions(tools: str) -> tuple[FunctionSpec, ...]:
         properties = parameters.get("properties") if isinstance(parameters, dict) else None
         required = set(parameters.get("required") or ()) if isinstance(parameters, dict) else set()
         args = tuple(
-            ArgSpec(name, str(arg), _type(schema), _enum(schema), arg in required)
+            ArgSpec(name, str(arg), _type(schema), _enum(schema), arg in required, _items(schema))
             for arg, schema in (properties if isinstance(properties, dict) else {}).items()
         )
         out.append(FunctionSpec(name, args, parameters if isinstance(parameters, dict) else {}))
@@ -70,6 +74,12 @@ def _type(schema: Any) -> str:
     if isinstance(kind, list):
         kind = next((k for k in kind if k != "null"), None)
     return str(kind) if kind else "string"
+
+
+def _items(schema: Any) -> tuple[str, ...]:
+    items = schema.get("items") if isinstance(schema, dict) else None
+    properties = items.get("properties") if isinstance(items, dict) else None
+    return tuple(map(str, properties)) if isinstance(properties, dict) else ()
 
 
 def _enum(schema: Any) -> tuple[Any, ...]:

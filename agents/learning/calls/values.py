@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,16 @@ from shoal.agents.learning.calls.mentions import (
     shape_of,
     words_of,
 )
-from shoal.agents.learning.calls.normal import CLOSED, TEXT, Manner, Readings, changed, number, styled
+from shoal.agents.learning.calls.normal import (
+    CLOSED,
+    COMPOUND,
+    TEXT,
+    Manner,
+    Readings,
+    changed,
+    number,
+    styled,
+)
 from shoal.agents.learning.calls.schema import ArgSpec
 
 #: a result's value that is read as a date has at most so many characters
@@ -83,6 +93,8 @@ def values_of(arg: ArgSpec, manner: Manner, read: Read, lore: Lore, group: str |
         _numbers(pool, arg, manner, read)
     elif manner.sort == TEXT:
         _texts(pool, manner, read)
+    elif manner.sort == COMPOUND:
+        _compound(pool, arg, read)
     for value in manner.constants:
         if not arg.enum or value in arg.enum:
             pool.add(value).constant = True
@@ -134,6 +146,35 @@ def _texts(pool: _Pool, manner: Manner, read: Read) -> None:
         for mention in _places(text, read):
             pool.add(text, mention, "word")
     pool.in_order()
+
+
+def _compound(pool: _Pool, arg: ArgSpec, read: Read) -> None:
+    """Lists and objects as they stand: in earlier calls, and under the argument's name in results, cut to the fields it takes."""
+    for place, turn in enumerate(read.conversation.turns):
+        if turn.value is None:
+            continue
+        path = f"{turn.text}.{arg.name}" if turn.role == "call" else arg.name
+        for value in _under(arg.name, turn.value):
+            if arg.items and isinstance(value, list):
+                value = [
+                    {k: v for k, v in item.items() if k in arg.items} if isinstance(item, dict) else item
+                    for item in value
+                ]
+            if isinstance(value, list | dict):
+                pool.add(value, Mention(LEAF, json.dumps(value), place, key=path))
+
+
+def _under(name: str, value: Any) -> Iterator[Any]:
+    """What stands under this name, at any depth."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if name in item:
+                yield item[name]
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
 
 
 def _places(value: str, read: Read) -> list[Mention]:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from shoal.agents.learning.calls.cues import Cues
 from shoal.agents.learning.calls.mentions import read
+from shoal.agents.learning.calls.normal import COMPOUND, Manner, Readings
 from shoal.agents.learning.calls.schema import functions_of, invalid
 from shoal.agents.learning.calls.turns import conversation_of
+from shoal.agents.learning.calls.values import Lore, values_of
 from shoal.agents.traces.chat import ChatRequest
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "get_user", "arguments": '{"user_id": "ann_1"}'}}
@@ -59,3 +62,20 @@ def test_arguments_must_be_valid_under_the_functions_schema() -> None:
     broken = {"type": "function", "function": {"name": "go", "parameters": {"type": 7, "properties": {}}}}
     [function] = functions_of(ChatRequest(body={"messages": [], "tools": [broken]}))
     assert "schema of go cannot be used" in invalid(function, {})
+
+
+def test_a_list_of_objects_is_taken_from_results_and_earlier_calls_cut_to_its_fields() -> None:
+    legs = {"type": "array", "items": {"type": "object", "properties": {"no": {}, "day": {}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "move", "parameters": {"type": "object", "properties": {"legs": legs}}},
+    }
+    [function] = functions_of(ChatRequest(body={"messages": [], "tools": [tool]}))
+    result = json.dumps({"trip": {"legs": [{"no": "A1", "day": "Mon", "price": 9}]}})
+    earlier = {"function": {"name": "move", "arguments": json.dumps({"legs": [{"no": "B2", "day": "Tue"}]})}}
+    seen = _read(
+        {"role": "tool", "content": result}, {"role": "assistant", "content": None, "tool_calls": [earlier]}
+    )
+    lore = Lore({}, Readings(), Cues())
+    found = values_of(function.args[0], Manner(COMPOUND), seen, lore, None)
+    assert [v.value for v in found] == [[{"no": "A1", "day": "Mon"}], [{"no": "B2", "day": "Tue"}]]
