@@ -66,7 +66,7 @@ def _usual_sort(arg: ArgSpec) -> str:
     return CLOSED if arg.enum else COMPOUND if arg.type in ("array", "object") else TEXT
 
 
-_Ranked = tuple[Sequence[Any], Sequence[int], NDArray[np.int64], Ints, Sequence[str]]
+_Ranked = tuple[Sequence[Any], Sequence[int], NDArray[np.int32], Ints, Sequence[str]]
 
 
 def _ranked(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str | None) -> _Ranked:
@@ -89,7 +89,7 @@ def _ranked(arg: ArgSpec, manner: Manner, sight: Sight, lore: Lore, group: str |
         base = np.array([hashed(name) for name in plain], dtype=np.uint32)
         bases.append(np.concatenate([base, *_seen(value, sight)]))
     joined = np.concatenate(bases) if bases else np.zeros(0, np.uint32)
-    rows = np.repeat(np.arange(1, len(bases) + 1), [len(b) for b in bases])
+    rows = np.repeat(np.arange(1, len(bases) + 1, dtype=np.int32), [len(b) for b in bases])
     return [v.value for v in found], newest, rows, joined, [str(v.value) for v in found]
 
 
@@ -147,8 +147,9 @@ def _features(
             f"cue={words} v={text}",
             f"cue only={not value.places}",
         ]
-        place = (sight.read.grams.get(words) or [None])[-1]
-        if place is not None and manner.sort == TEXT:
+        places = sight.read.grams.get(words)
+        if places and manner.sort == TEXT:
+            place = places[-1]
             tokens = sight.read.tokens[place[0]]
             names.append(f"cue -1={tokens[place[1] - 1].low if place[1] else '<s>'}")
             names += [f"cue asked={w}" for w in sight.asked(place[0])]

@@ -40,22 +40,23 @@ class Options:
     """The candidates of one choice: `places[k]` is a feature (place in the weights) of candidate `rows[k]`."""
 
     count: int
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int32]
     places: Ints
 
     @classmethod
     def of(cls, features: Sequence[Ints]) -> Options:
-        rows = np.repeat(np.arange(len(features)), [len(f) for f in features])
+        rows = np.repeat(np.arange(len(features), dtype=np.int32), [len(f) for f in features])
         return cls(len(features), rows, np.concatenate(features) if features else np.zeros(0, np.uint32))
 
     def scores(self, weights: NDArray[np.float32]) -> Floats:
-        return np.bincount(self.rows, weights=weights[self.places], minlength=self.count)
+        sums = np.bincount(self.rows, weights=weights[self.places], minlength=self.count)
+        return sums.astype(np.float64)
 
 
 def shares(scores: Floats) -> Floats:
     """Softmax."""
     odds: Floats = np.exp(scores - scores.max())
-    return odds / odds.sum()
+    return odds / float(odds.sum())
 
 
 def fit(
@@ -84,14 +85,16 @@ def fit(
         raise DataError("There is no choice to learn from.")
     counts = np.array([c.count for c in choices])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rows = np.concatenate([c.rows + s for c, s in zip(choices, starts, strict=True)])
+    rows = np.concatenate([c.rows + np.int32(s) for c, s in zip(choices, starts, strict=True)])
     places = np.concatenate([c.places for c in choices])
-    used, columns = np.unique(places, return_inverse=True)
+    used = np.flatnonzero(np.bincount(places, minlength=1 << BITS))
+    column = np.zeros(1 << BITS, dtype=np.int32)
+    column[used] = np.arange(len(used), dtype=np.int32)
     matrix = csr_matrix(
-        (np.ones(len(rows), np.float32), (rows, columns.astype(np.int32))),
-        shape=(int(counts.sum()), len(used)),
+        (np.ones(len(rows), np.float32), (rows, column[places])), shape=(int(counts.sum()), len(used))
     )
-    across = matrix.T.tocsr()
+    del rows, places
+    across = matrix.T
     gold = starts + np.asarray(right)
     importance = np.ones(len(choices)) if weigh is None else np.asarray(weigh, dtype=np.float64)
     spread = np.repeat(importance, counts)
