@@ -48,7 +48,8 @@ class SpecialistAnswer:
     """A specialist's own answer, before anyone decided whether it is sure enough.
 
     Attributes:
-        content: the text; None where it has none to give (`reason` says why).
+        content: the text; None where it has none to give: it calls functions, or it has no answer (`reason` says why).
+        tool_calls: functions called, in OpenAI's form without ids, which are made when the answer is given to a client.
         confidence: in [0, 1]; compared with the version's threshold.
         node, tier: where the replica runs that gave it; empty where it does not say.
     """
@@ -58,6 +59,12 @@ class SpecialistAnswer:
     reason: str = ""
     node: str = ""
     tier: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether there is an answer at all."""
+        return self.content is not None or bool(self.tool_calls)
 
 
 class Engine(Protocol):

@@ -87,7 +87,7 @@ class Asking:
             if pinned:
                 raise
         call.said = said
-        if said is not None and (said.content is None or not decision.accept(said.confidence)):
+        if said is not None and (not said.given or not decision.accept(said.confidence)):
             call.fallback = "unsure"
             call.reasons.append(_not_sure(performer, said))
             if pinned:
@@ -99,7 +99,14 @@ class Asking:
             return None
         if said.node:
             call.place = Place(node=said.node, tier=said.tier)
-        return Answer(content=said.content, model=f"specialist/{decision.task_name}@{performer.number}")
+        return Answer(
+            content=said.content,
+            model=f"specialist/{decision.task_name}@{performer.number}",
+            tool_calls=tuple(
+                {"id": f"call_{call.id}_{n}", **called} for n, called in enumerate(said.tool_calls)
+            ),
+            finish_reason="tool_calls" if said.tool_calls else "stop",
+        )
 
     def _may_see(self, call: Call, performer: Performer) -> bool:
         """Whether the specialist runs where the call's data may go. Raises PrivacyViolation where the client named it."""
@@ -171,7 +178,7 @@ class Asking:
 
 
 def _not_sure(performer: Performer, said: SpecialistAnswer) -> str:
-    if said.content is None:
+    if not said.given:
         return f"{performer.key} has no answer" + (f": {said.reason}" if said.reason else "")
     why = f", {said.reason}" if said.reason else ""
     return f"{performer.key} is not sure enough: {said.confidence:.3f} of {performer.threshold:.3f}{why}"

@@ -70,6 +70,8 @@ class Collector:
             choice = self.choices.setdefault(0, _Choice())
             if delta.content is not None:
                 choice.add({"content": delta.content})
+            if delta.tool_calls:
+                choice.add({"tool_calls": list(delta.tool_calls)})
             choice.finish_reason = delta.finish_reason or choice.finish_reason
             return
         for part in delta.chunk.get("choices") or ():
@@ -126,6 +128,19 @@ def chunk_of_completion(completion: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     return {"object": "chat.completion.chunk", "created": completion.get("created"), "choices": choices}
+
+
+def call_pieces(index: int, call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A function call as OpenAI streams one: first its id and name, then its arguments piece by piece."""
+    function = call["function"]
+    yield {
+        "index": index,
+        "id": call["id"],
+        "type": "function",
+        "function": {"name": function["name"], "arguments": ""},
+    }
+    for piece in text_pieces(function["arguments"]):
+        yield {"index": index, "function": {"arguments": piece}}
 
 
 def text_pieces(text: str, *, most: int = 32) -> Iterator[str]:

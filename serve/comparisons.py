@@ -98,12 +98,14 @@ class Comparisons:
         reference: Answer,
         source: Literal["shadow", "audit"],
     ) -> None:
-        if call.decision is None or call.kind is None or said.content is None:
+        if call.decision is None or call.kind is None or not said.given:
             return
         if reference.finish_reason not in _WHOLE:
             return
         task_id, task_name = str(call.decision.task_id), str(call.decision.task_name)
-        verdict = self.judge(performer.key, call.kind, call.request, said.content, reference)
+        verdict = self.judge(
+            performer.key, call.kind, call.request, said.content or "", reference, calls=said.tool_calls
+        )
         outcome = "undefined" if not verdict.defined else "differs" if verdict.wrong else "agrees"
         self.metrics.compared(task_name, source, outcome)
         await self.observe(

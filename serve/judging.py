@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shoal.agents.contract.loss import Judgement, judge
 from shoal.agents.learning.folder import CARD, file_sha256
@@ -24,10 +25,23 @@ SLOTS = "slots.json"
 
 
 def judge_plainly(
-    version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+    version_key: str,
+    kind: OutputKind,
+    request: ChatRequest,
+    said: str,
+    reference: Answer,
+    *,
+    calls: Sequence[Mapping[str, Any]] = (),
 ) -> Judgement:
     """The task's loss without slots: undefined for texts."""
-    return judge(kind, request, said, reference.content or "", expected_tool_calls=reference.tool_calls)
+    return judge(
+        kind,
+        request,
+        said,
+        reference.content or "",
+        expected_tool_calls=reference.tool_calls,
+        given_tool_calls=calls,
+    )
 
 
 class SlotJudge:
@@ -42,11 +56,26 @@ class SlotJudge:
         self._rules: dict[str, SlotRules | None] = {}
 
     def __call__(
-        self, version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
+        self,
+        version_key: str,
+        kind: OutputKind,
+        request: ChatRequest,
+        said: str,
+        reference: Answer,
+        *,
+        calls: Sequence[Mapping[str, Any]] = (),
     ) -> Judgement:
         slots = self._rules_of(version_key) if kind is OutputKind.TEXT else None
         expected = reference.content or ""
-        return judge(kind, request, said, expected, expected_tool_calls=reference.tool_calls, slots=slots)
+        return judge(
+            kind,
+            request,
+            said,
+            expected,
+            expected_tool_calls=reference.tool_calls,
+            given_tool_calls=calls,
+            slots=slots,
+        )
 
     def _rules_of(self, version_key: str) -> SlotRules | None:
         if version_key not in self._rules:

@@ -101,8 +101,17 @@ class Judge(Protocol):
     """
 
     def __call__(
-        self, version_key: str, kind: OutputKind, request: ChatRequest, said: str, reference: Answer
-    ) -> Judgement: ...
+        self,
+        version_key: str,
+        kind: OutputKind,
+        request: ChatRequest,
+        said: str,
+        reference: Answer,
+        *,
+        calls: Sequence[Mapping[str, Any]] = (),
+    ) -> Judgement:
+        """`said`, `calls`: the text and the function calls of the specialist's answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from shoal.serve.agent_calls import PREFIX, is_agent
 from shoal.serve.asking import Asking
 from shoal.serve.background import Background
 from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with_conversation
-from shoal.serve.collect import Collector, text_pieces
+from shoal.serve.collect import Collector, call_pieces, text_pieces
 from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
 from shoal.serve.judging import judge_plainly
@@ -396,4 +396,8 @@ async def _pieces(answer: Answer) -> AsyncIterator[Delta]:
     """A whole answer as a stream."""
     for piece in text_pieces(answer.content or ""):
         yield Delta(content=piece)
-    yield Delta(content=None if answer.content else "", finish_reason=answer.finish_reason)
+    for index, call in enumerate(answer.tool_calls):
+        for part in call_pieces(index, call):
+            yield Delta(tool_calls=(part,))
+    said = bool(answer.content or answer.tool_calls)
+    yield Delta(content=None if said else "", finish_reason=answer.finish_reason)

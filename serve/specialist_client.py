@@ -150,6 +150,7 @@ class RemoteSpecialists:
             reason=str(said["reason"]),
             node=str(said.get("node", "")),
             tier=str(said.get("tier", "")),
+            tool_calls=tuple(said.get("tool_calls") or ()),
         )
 
     async def _ask(

@@ -77,7 +77,7 @@ class SpecialistHost:
             self._task = asyncio.get_running_loop().create_task(self._load_missing())
 
     async def ask(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """An answer (`content`, `confidence`, `reason`), or `error` with why there is none. Never raises for a version."""
+        """An answer (`content`, `tool_calls`, `confidence`, `reason`), or `error` with why there is none. Never raises for a version."""
         batcher = self._batchers.get(key)
         if batcher is None:
             why = self._failed.get(key, ("it is being loaded" if key in self._wanted else "not here", False))[
@@ -91,6 +91,7 @@ class SpecialistHost:
             return {"error": f"{key} failed: {error!r}"}
         return {
             "content": said.content,
+            "tool_calls": [dict(call) for call in said.tool_calls],
             "confidence": said.confidence,
             "reason": said.reason,
             "node": self._place.node,

@@ -61,6 +61,8 @@ def allot(wishes: Sequence[Wish], *, traces: int, limit_s: float) -> dict[tuple[
 def _quick_seconds(wish: Wish) -> float:
     if wish.kind == "record_classifier":
         return 8.0 + 0.004 * wish.calls
+    if wish.kind == "tool_call":
+        return 10.0 + 0.05 * wish.calls
     return 6.0 + 0.002 * wish.calls + 5e-5 * wish.calls * max(wish.answers, 1)
 
 

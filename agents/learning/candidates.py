@@ -12,11 +12,14 @@ from shoal.agents.learning.training import Example, Trainer
 from shoal.agents.registry.records import OutputKind
 from shoal.errors import DataError
 
+TOOL_CALL = "tool_call"
 RECORD_CLASSIFIER = "record_classifier"
 CLASSIFIER = "classifier"
 FIELDS = "fields"
 MICRO_LM = "micro_lm"
 
+#: so many function calls teach when to call, and with what
+_LEAST_CALLING = 20
 #: of a task's answers, at most this share may be function calls for a kind that gives none
 _MOST_CALLING = 0.1
 _RECORD_SHARE = 0.98
@@ -51,11 +54,7 @@ def consider(kind: OutputKind, material: Material, *, min_calls: int) -> Prospec
         )
     calling = len(material.calling)
     if kind == OutputKind.TOOL_CALL or calling > _MOST_CALLING * material.calls:
-        return Prospect(
-            kinds=(),
-            loss=kind,
-            reason=f"{calling} of its {material.calls} answers are function calls, which no kind of specialist in this version gives.",
-        )
+        return _calling(material)
     try:
         answers = len(AnswerSet.fit([e.content for e in material.examples]).keys)
     except DataError as error:
@@ -65,6 +64,17 @@ def consider(kind: OutputKind, material: Material, *, min_calls: int) -> Prospec
     if loss == OutputKind.JSON:
         kinds = (*kinds, FIELDS)
     return Prospect(kinds=kinds, loss=loss, answers=answers)
+
+
+def _calling(material: Material) -> Prospect:
+    calling = len(material.calling)
+    if calling < _LEAST_CALLING:
+        return Prospect(
+            kinds=(),
+            loss=OutputKind.TOOL_CALL,
+            reason=f"Only {calling} of its {material.calls} answers are function calls; it takes {_LEAST_CALLING} to learn when to call.",
+        )
+    return Prospect(kinds=(TOOL_CALL,), loss=OutputKind.TOOL_CALL)
 
 
 def _open(kind: OutputKind, examples: Sequence[Example], why: str) -> Prospect:
@@ -82,6 +92,10 @@ def holds_records(examples: Sequence[Example]) -> bool:
 
 def trainer_of(kind: str) -> Trainer:
     """The trainer of a kind. Imported only when asked for: the quick kinds need no torch."""
+    if kind == TOOL_CALL:
+        from shoal.agents.learning.tool_call import train_tool_call
+
+        return train_tool_call
     if kind == RECORD_CLASSIFIER:
         from shoal.agents.learning.record_classifier import train_record_classifier
 

@@ -67,7 +67,7 @@ class _Call:
     @property
     def answered(self) -> bool:
         given = self.given
-        return given is not None and given.content is not None and self.decision.accept(given.confidence)
+        return given is not None and given.given and self.decision.accept(given.confidence)
 
 
 @dataclass(slots=True)
@@ -144,14 +144,15 @@ def evaluate(
 
 
 def _score(call: _Call, loss: OutputKind, slots: SlotChecker | None) -> None:
-    if call.given is None or call.given.content is None or call.recorded is None:
+    if call.given is None or not call.given.given or call.recorded is None:
         return
     judgement = judge(
         loss,
         call.request,
-        call.given.content,
+        call.given.content or "",
         call.recorded.content or "",
         expected_tool_calls=call.recorded.tool_calls,
+        given_tool_calls=call.given.tool_calls,
         slots=slots,
     )
     if judgement.defined:
@@ -220,7 +221,13 @@ def _cost(call: _Call, generalist: GeneralistConfig) -> float:
 
 def _row(call: _Call) -> dict[str, Any]:
     given = call.given
-    raw = None if given is None or given.content is None else {"role": "assistant", "content": given.content}
+    raw: dict[str, Any] | None = None
+    if given is not None and given.given:
+        raw = {"role": "assistant", "content": given.content}
+        if given.tool_calls:
+            raw["tool_calls"] = [
+                {"id": f"call_{call.id}_{n}", **called} for n, called in enumerate(given.tool_calls)
+            ]
     performer = call.decision.performer
     answered = call.answered and performer is not None
     route = (

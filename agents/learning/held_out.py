@@ -40,23 +40,32 @@ def judged(
     examples: Sequence[Example],
     answers: Sequence[SpecialistAnswer],
     *,
-    calling: frozenset[str],
+    calling: frozenset[str] = frozenset(),
     slots: SlotChecker | None = None,
     floors: Sequence[str] | None = None,
 ) -> list[HeldOut]:
-    """Each answer's verdict. `calling`: ids of calls that a function call should have answered. `floors`: for texts, the
+    """Each answer's verdict. `calling`: ids of calls that a function call should have answered, whatever it was. `floors`: for texts, the
     answer of the most similar training call."""
     out = []
     for i, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         given = answer.content or ""
-        if answer.content is None or example.id in calling:
-            wrong = True
-        else:
-            wrong = judge(loss, example.request, given, example.content, slots=slots).wrong
+        wrong = (
+            not answer.given
+            or (example.id in calling and not example.tool_calls)
+            or judge(
+                loss,
+                example.request,
+                given,
+                "" if example.tool_calls else example.content,
+                expected_tool_calls=example.tool_calls,
+                given_tool_calls=answer.tool_calls,
+                slots=slots,
+            ).wrong
+        )
         text = loss == OutputKind.TEXT and answer.content is not None
         out.append(
             HeldOut(
-                confidence=answer.confidence if answer.content is not None else 0.0,
+                confidence=answer.confidence if answer.given else 0.0,
                 wrong=wrong,
                 likeness=chrf(given, example.content) if text else None,
                 floor=chrf(floors[i], example.content) if text and floors is not None else None,

@@ -109,7 +109,11 @@ def gather(
         assert answer is not None
         content = canonical_tool_calls(answer.tool_calls) if answer.tool_calls else answer.content or ""
         example = Example(
-            id=trace.id, request=request, content=content, group=_group(trace, request, openings)
+            id=trace.id,
+            request=request,
+            content=content,
+            group=_group(trace, request, openings),
+            tool_calls=tuple(answer.tool_calls),
         )
         (calling if answer.tool_calls else examples).setdefault(task_id, []).append(example)
     return {

@@ -17,7 +17,7 @@ from typing import Any
 from shoal.agents.contract.calibrate import NEVER, START_SHARE, Calibration, calibrate, coverage_at_risk
 from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
-from shoal.agents.learning.candidates import MICRO_LM, Prospect, Trainers
+from shoal.agents.learning.candidates import MICRO_LM, TOOL_CALL, Prospect, Trainers
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.held_out import answers_of, judged, load_slots, nearest_answers
 from shoal.agents.learning.material import Material
@@ -105,7 +105,8 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
     """
     split = split_examples([*plan.material.examples, *plan.material.calling], seed=plan.seed)
     calling = frozenset(e.id for e in plan.material.calling)
-    train = [e for e in split.train if e.id not in calling]
+    gives_calls = TOOL_CALL in plan.prospect.kinds
+    train = [e for e in split.train if gives_calls or e.id not in calling]
     choose, calibration_calls = _held_out(split, train, plan.prospect.loss)
     notes: list[dict[str, Any]] = []
     best: _Candidate | None = None
@@ -193,7 +194,7 @@ def _train(
         stopped=tools.stopped,
     )
     started = tools.monotonic()
-    teachable = [e for e in choose if e.id not in calling]
+    teachable = [e for e in choose if kind == TOOL_CALL or e.id not in calling]
     report = tools.trainers(kind)(train, teachable, folder, context)
     if seconds < asked:
         report = TrainReport(kind=report.kind, steps=report.steps, cut_by_clock=True, details=report.details)

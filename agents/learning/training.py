@@ -12,13 +12,17 @@ from shoal.agents.traces.chat import ChatRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One logged call as a training pair: the request, and the text that the generalist answered."""
+    """One logged call as a training pair: the request, and what the generalist answered.
+
+    `content` is the text; where functions were called, their canonical form, and `tool_calls` are the calls themselves.
+    """
 
     id: str
     request: ChatRequest
     content: str
     #: calls of one group (a conversation) never stand on both sides of a split
     group: str
+    tool_calls: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,10 @@ def _content(request: ChatRequest, asks: Mapping[str, Any]) -> str | None:
 def _tools_and_format(request: ChatRequest, asks: Mapping[str, Any]) -> str | None:
     if request.tools and not asks.get("tools"):
         return "it offers tools, and the calls that the specialist learnt from offered none"
+    if request.tools and (choices := asks.get("tool_choices")):
+        choice = json.dumps(request.body.get("tool_choice") or "auto", sort_keys=True, default=str)
+        if choice not in choices:
+            return f"it sets tool_choice {choice}, as no call did that the specialist learnt from"
     asked = format_of(request.response_format)
     if asked not in (asks.get("formats") or ("",)):
         return f"it asks for response_format {asked.partition(':')[0]}, which the calls learnt from did not ask for"

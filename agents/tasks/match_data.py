@@ -88,6 +88,9 @@ def asks_of(calls: Sequence[Call]) -> dict[str, Any]:
         "max_tokens": min(limits) if limits else None,
         "answer_chars": lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))],
         "last_roles": sorted({call.last_role for call in calls}),
+        "tool_choices": sorted(
+            {json.dumps(c.settings.get("tool_choice") or "auto", sort_keys=True, default=str) for c in calls}
+        ),
         "settings": {
             name: [value for value, _ in _ranked(counts)[:_MAX_VALUES]]
             for name, counts in sorted(values.items())

@@ -207,9 +207,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One piece of a streamed answer; `chunk` is OpenAI's chunk as a generalist sent it, if it did."""
+    """One piece of a streamed answer; `chunk` is OpenAI's chunk as a generalist sent it, if it did.
+
+    `tool_calls`: pieces of calls in OpenAI's streamed form, each with its `index`.
+    """
 
     content: str | None = None
+    tool_calls: Sequence[Mapping[str, Json]] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
     chunk: Mapping[str, Json] | None = None
@@ -221,6 +225,8 @@ class Delta:
         delta: dict[str, Json] = {"role": "assistant"} if first else {}
         if self.content is not None:
             delta["content"] = self.content
+        if self.tool_calls:
+            delta["tool_calls"] = [dict(call) for call in self.tool_calls]
         out: dict[str, Json] = {
             "id": completion_id,
             "object": "chat.completion.chunk",

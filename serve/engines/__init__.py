@@ -29,6 +29,10 @@ def load(folder: Path, sha256: str | None = None) -> Engine:
         from shoal.serve.engines.fields import FieldsEngine
 
         return FieldsEngine.load(folder)
+    if kind == "tool_call":
+        from shoal.serve.engines.tool_call import ToolCallEngine
+
+        return ToolCallEngine.load(folder)
     if kind == "micro_lm":
         from shoal.serve.engines.micro_lm import MicroLmEngine
 

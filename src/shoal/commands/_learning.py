@@ -179,8 +179,10 @@ def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
     if decision.performer is not None:
         version = todays_versions(known, versions)[decision.performer.key]
         answer = load(home.models / version.folder, version.sha256).answer([request])[0]
-        accepted = answer.content is not None and decision.accept(answer.confidence)
+        accepted = answer.given and decision.accept(answer.confidence)
         result["specialist_answer"] = answer.content
+        if answer.tool_calls:
+            result["specialist_calls"] = [call["function"] for call in answer.tool_calls]
         result["confidence"] = answer.confidence
         result["threshold"] = decision.performer.threshold
         if answer.reason:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from shoal import errors
 from shoal.agents.fakes import FunctionGeneralist
+from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.traces.chat import Answer
 from shoal.errors import GeneralistRefused, ShoalError
 from shoal.serve.client import AsyncClient, ChatAnswer
@@ -320,3 +322,44 @@ async def test_a_fault_shows_nothing_of_the_inside(way: Way, bench: Bench) -> No
         await send(await way.client(bench), ask("hello"))
     assert type(caught.value) is ShoalError
     assert "secret" not in str(caught.value)
+
+
+def calls_two(request: Any) -> SpecialistAnswer:
+    calls = [
+        {"type": "function", "function": {"name": "find", "arguments": json.dumps({"where": "Bodø " * 20})}},
+        {"type": "function", "function": {"name": "stop", "arguments": "{}"}},
+    ]
+    return SpecialistAnswer(content=None, confidence=0.95, tool_calls=calls)
+
+
+async def test_a_specialists_function_calls_have_openais_form(way: Way, bench: Bench) -> None:
+    bench.specialists.functions["t1@3"] = calls_two
+    answer = await send(await way.client(bench), ask("hello", "triage"))
+    [choice] = answer.completion["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    calls = choice["message"]["tool_calls"]
+    assert [c["function"]["name"] for c in calls] == ["find", "stop"]
+    assert [c["type"] for c in calls] == ["function", "function"]
+    assert len({c["id"] for c in calls} - {""}) == 2
+    assert answer.served_by == "specialist/triage@3"
+    assert bench.record.traces[0].answer.tool_calls[0]["function"]["name"] == "find"
+    assert answer.usage.completion_tokens > 20
+
+
+async def test_streamed_function_calls_come_in_pieces_that_make_the_whole(way: Way, bench: Bench) -> None:
+    bench.specialists.functions["t1@3"] = calls_two
+    client = await way.client(bench)
+    pieces = [p async for p in client.chat_stream(ask("hello", "triage")["messages"])]
+    deltas = [p.chunk["choices"][0]["delta"] for p in pieces if p.chunk["choices"]]
+    assert deltas[0]["role"] == "assistant"
+    parts = [part for delta in deltas for part in delta.get("tool_calls") or ()]
+    assert [(p["index"], p["function"]["name"]) for p in parts if p.get("id")] == [(0, "find"), (1, "stop")]
+    text = "".join(p["function"].get("arguments") or "" for p in parts if p["index"] == 0)
+    assert json.loads(text) == {"where": "Bodø " * 20}
+    assert len(parts) > 3
+    assert [p.finish_reason for p in pieces if p.finish_reason] == ["tool_calls"]
+    [trace] = bench.record.traces
+    assert [c["function"]["arguments"] for c in trace.answer.tool_calls] == [text, "{}"]
+    assert all(c["id"] for c in trace.answer.tool_calls)
+    assert trace.answer.finish_reason == "tool_calls"

@@ -55,11 +55,16 @@ def test_too_few_calls_are_skipped_and_what_was_left_out_is_said() -> None:
     assert "Too few calls: 100 (3 more were left out: empty answer (3)); it takes 200" in prospect.reason
 
 
-@pytest.mark.parametrize(("kind", "calling"), [(OutputKind.TOOL_CALL, 1), (OutputKind.LABEL, 40)])
-def test_function_calls_are_skipped_with_their_number(kind: OutputKind, calling: int) -> None:
-    prospect = consider(kind, _material(TEXTS, LABELS, calling=calling), min_calls=50)
+@pytest.mark.parametrize("kind", [OutputKind.TOOL_CALL, OutputKind.LABEL])
+def test_a_task_with_function_calls_is_for_the_kind_that_gives_them(kind: OutputKind) -> None:
+    prospect = consider(kind, _material(TEXTS, LABELS, calling=40), min_calls=50)
+    assert (prospect.kinds, prospect.loss) == (("tool_call",), OutputKind.TOOL_CALL)
+
+
+def test_few_function_calls_are_skipped_with_their_number() -> None:
+    prospect = consider(OutputKind.TOOL_CALL, _material(TEXTS, LABELS, calling=7), min_calls=50)
     assert prospect.kinds == ()
-    assert f"{calling} of its {100 + calling} answers are function calls" in prospect.reason
+    assert "Only 7 of its 107 answers are function calls; it takes 20" in prospect.reason
 
 
 def test_labels_that_are_no_closed_set_are_skipped_with_figures() -> None:
@@ -69,7 +74,7 @@ def test_labels_that_are_no_closed_set_are_skipped_with_figures() -> None:
 
 
 def test_every_kind_that_is_considered_has_a_trainer() -> None:
-    for kind in ("record_classifier", "classifier", "micro_lm"):
+    for kind in ("tool_call", "record_classifier", "classifier", "micro_lm"):
         assert callable(trainer_of(kind))
     with pytest.raises(ValueError, match="no trainer"):
         trainer_of("oracle")

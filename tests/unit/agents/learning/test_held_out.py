@@ -75,3 +75,23 @@ def test_slot_rules_are_read_where_there_are_any(tmp_path: Path) -> None:
     (tmp_path / "slots.json").write_text("{}")
     with pytest.raises(CorruptModel, match="no slot rules"):
         load_slots(tmp_path)
+
+
+def test_function_calls_are_right_where_function_and_arguments_are_the_same() -> None:
+    def call(arguments: str) -> list[dict[str, object]]:
+        return [{"type": "function", "function": {"name": "find", "arguments": arguments}}]
+
+    request = ChatRequest(body={"messages": [{"role": "user", "content": "x"}]})
+    wanted = call('{"a": 1, "b": "x"}')
+    examples = [
+        Example(id=f"t{n}", request=request, content="", group="g", tool_calls=wanted) for n in range(4)
+    ]
+    answers = [
+        SpecialistAnswer(content=None, confidence=0.9, tool_calls=call('{"b": "x", "a": 1.0}')),
+        SpecialistAnswer(content=None, confidence=0.9, tool_calls=call('{"b": "x"}')),
+        _said("WAIT"),
+        _said(None),
+    ]
+    held = judged(OutputKind.TOOL_CALL, examples, answers)
+    assert [h.wrong for h in held] == [False, True, True, True]
+    assert [h.confidence for h in held] == [0.9, 0.9, 0.9, 0.0]

@@ -109,3 +109,25 @@ def test_images_are_not_read() -> None:
 def test_an_answer_that_the_client_began_is_not_continued() -> None:
     assert "to be continued" in (unmet(request("Sure, ", role="assistant"), route()) or "")
     assert unmet(request("Sure, ", role="assistant"), route(last_roles=["assistant"])) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "learnt", "honoured"),
+    [
+        (None, "auto", True),
+        ("auto", "auto", True),
+        ("required", "auto", False),
+        ("none", "auto", False),
+        ("required", "required", True),
+        (None, "required", False),
+        ({"type": "function", "function": {"name": "f"}}, "auto", False),
+    ],
+)
+def test_tools_are_to_be_chosen_as_in_the_log(asked: Any, learnt: str, honoured: bool) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    settings = {} if asked is None else {"tool_choice": asked}
+    learnt_settings = {} if learnt == "auto" else {"tool_choice": [f'"{learnt}"']}
+    known = route(OutputKind.TOOL_CALL, tools=True, tool_choices=[f'"{learnt}"'], settings=learnt_settings)
+    said = unmet(request(tools=[tool], parallel_tool_calls=False, **settings), known)
+    assert (said is None) is honoured
+    assert honoured or "tool_choice" in str(said)
