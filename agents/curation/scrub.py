@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.agents.curation.recognise import find_personal_data
+from pydantic_core import PydanticSerializationError, to_json
+
+from shoal.agents.curation.recognise import find_personal_data, may_hold_personal_data
 from shoal.agents.traces.trace import Trace
 
 RECOGNISERS = ("email", "phone", "card", "iban", "ip")
@@ -46,7 +48,7 @@ def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace
     Looks at all text of the request (but for tool schemas), of the response and of the tags. The trace itself is returned where
     there is nothing to replace; what is given is never changed.
     """
-    if not recognisers:
+    if not recognisers or not _may_hold(trace):
         return trace, {}
     pass_ = _Pass(trace, recognisers)
     request = pass_.clean_request(trace.request)
@@ -55,6 +57,16 @@ def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace
     if not pass_.counts:
         return trace, {}
     return replace(trace, request=request, response=response, tags=tags), pass_.counts
+
+
+def _may_hold(trace: Trace) -> bool:
+    """Looks at the call's JSON at once, which costs a tenth of a walk through it; what is found may stand outside any text."""
+    said = {name: value for name, value in trace.response.items() if name not in ("id", "created", "usage")}
+    try:
+        text = to_json([trace.request, said, trace.tags], inf_nan_mode="constants", fallback=dict)
+        return may_hold_personal_data(text.decode("utf-8"))
+    except (PydanticSerializationError, UnicodeError):
+        return True
 
 
 class _Pass:
@@ -89,8 +101,11 @@ class _Pass:
 
     def clean(self, value: Any) -> Any:
         """The same value where nothing is found in it."""
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             return self._clean_text(value)
+        if value is None or kind is bool or kind is float:
+            return value
         if isinstance(value, (dict, Mapping)):  # `dict` first: the check of an abstract class is slow
             changed = {}
             for name, part in value.items():

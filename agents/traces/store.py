@@ -291,4 +291,7 @@ def _merged_table(run: Sequence[Part], superseded: Mapping[int, Set[str]]) -> pa
         tables.append(
             table.filter(pa.array([i not in old for i in table.column("id").to_pylist()], pa.bool_()))
         )
-    return pa.concat_tables(tables).sort_by([("timestamp", "ascending"), ("id", "ascending")])
+    # older files have fewer columns
+    return pa.concat_tables(tables, promote_options="default").sort_by(
+        [("timestamp", "ascending"), ("id", "ascending")]
+    )
