@@ -127,6 +127,7 @@ class RouterActor:
         # imported here: pyarrow is large, and not needed to route
         from shoal.agents.plans.store import SqlRuns
         from shoal.agents.registry.database import Database
+        from shoal.agents.registry.store import SqlRegistry
         from shoal.agents.traces.compactor import compact
         from shoal.agents.traces.store import ParquetTraceStore
         from shoal.nodes.site_key import load_or_create_key
@@ -141,7 +142,8 @@ class RouterActor:
             try:
                 self._compacted += compact(self._home, key, store).calls
                 if kept_s and time.monotonic() - erased_at > _ERASE_EVERY_S:
-                    store.delete(before=time.time() - kept_s)
+                    gone = store.erase(before=time.time() - kept_s)
+                    SqlRegistry(self._home.database).delete_feedback(gone)
                     runs.delete_before(time.time() - kept_s)
                     erased_at = time.monotonic()
                 self._compact_trouble = ""

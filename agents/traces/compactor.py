@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,6 +72,10 @@ class CompactStore(TraceStore, Protocol):
     def tidy(self) -> int: ...
 
     def delete(self, *, before: float | None) -> int: ...
+
+    def erased(self, ids: Sequence[str]) -> set[str]:
+        """Which of the ids were erased."""
+        ...
 
 
 def expire(store: CompactStore, *, retention_days: float | None, now: float) -> int:
@@ -133,7 +137,9 @@ class _Run:
     def _settle(self) -> None:
         """Store the batch, then remember how far it reached, then remove what is read to its end."""
         if self._batch:
-            self._add(self._batch)
+            # a spool that is read again, because its cursor was lost, must not bring back what was erased
+            erased = self._store.erased([trace.id for trace in self._batch])
+            self._add([trace for trace in self._batch if trace.id not in erased])
             self._batch = []
         if self._reached:
             self._cursor.update(self._reached)

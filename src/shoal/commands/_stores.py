@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from shoal.agents.learning.learnt_calls import read_learnt_calls
+from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.traces.compactor import compact
+from shoal.agents.traces.erased import count_erased, read_erased
 from shoal.agents.traces.store import ParquetTraceStore
 from shoal.config import Config
+from shoal.errors import CorruptModel
 from shoal.home import Home
 
 
@@ -21,3 +27,29 @@ def open_traces(home: Home, config: Config) -> ParquetTraceStore:
     if any(home.spool.glob("*")):
         compact(home, load_or_create_key(home.key), store)
     return store
+
+
+def erased_calls(home: Home, versions: Iterable[Version]) -> dict[str, int]:
+    """By version key, how many of the calls that a version was trained on are erased since; only where there are any.
+
+    A folder that is gone or altered says nothing here; loading it is refused by name.
+    """
+    erased = read_erased(home.traces)
+    found: dict[str, int] = {}
+    for version in versions if len(erased) else ():
+        try:
+            count = count_erased(read_learnt_calls(home.models / version.folder), erased)
+        except CorruptModel:
+            continue
+        if count:
+            found[version.key] = count
+    return found
+
+
+def trained_on_erased(home: Home, registry: SqlRegistry) -> dict[str, int]:
+    """By name (TASK@N), the versions that may answer and were trained on calls that are erased since, with how many."""
+    names = {task.id: task.name for task in registry.tasks()}
+    gone = (VersionState.REJECTED, VersionState.RETIRED)
+    live = [v for v in registry.versions() if v.task_id in names and v.state not in gone]
+    counts = erased_calls(home, live)
+    return {f"{names[v.task_id]}@{v.number}": counts[v.key] for v in live if v.key in counts}

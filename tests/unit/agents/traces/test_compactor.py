@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,9 @@ def test_a_simple_store_of_ones_own_can_be_filled(home: Home) -> None:
         def tidy(self) -> int:
             return 0
 
+        def erased(self, ids: Sequence[str]) -> set[str]:
+            return set()
+
         def delete(self, *, ids: Collection[str] = (), before: float | None) -> int:
             return 0
 
@@ -251,3 +254,16 @@ def test_a_simple_store_of_ones_own_can_be_filled(home: Home) -> None:
     remembering = Remembering()
     assert compact(home, KEY, remembering).calls == 2
     assert list(remembering.traces) == ["t0", "t1"]
+
+
+def test_a_spool_that_is_read_again_does_not_bring_back_what_was_erased(
+    home: Home, store: ParquetTraceStore
+) -> None:
+    with SpoolWriter(home.spool, KEY, writer_id="g") as spool:
+        for number in range(4):
+            spool.append(record(number))
+        compact(home, KEY, store)
+        assert store.erase(ids=["t1"]) == {"t1"}
+        (home.spool / ".cursor.json").unlink()
+        compact(home, KEY, store)
+    assert names(store) == ["t0", "t2", "t3"]
