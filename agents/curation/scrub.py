@@ -14,12 +14,13 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from shoal.agents.curation.recognise import find_personal_data, may_hold_personal_data
+from shoal.agents.curation.recognise import Finding, may_hold_personal_data
+from shoal.agents.curation.recognition import Recognition
 from shoal.agents.traces.trace import Trace
 
-RECOGNISERS = ("email", "phone", "card", "iban", "ip")
+RECOGNISERS = ("email", "phone", "card", "iban", "ip", "ssn")
 
-_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP)_(\d{1,6})>")
+_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP|SSN|PERSON|PLACE|ORGANISATION)_(\d{1,6})>")
 #: parts of a request or a response that are written by programs, not by people
 _SKIPPED = frozenset(
     {
@@ -42,15 +43,20 @@ _SKIPPED = frozenset(
 _SMALLEST_CARD = 10**12
 
 
-def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace, dict[str, int]]:
+def scrub(
+    trace: Trace, recognisers: Sequence[str] | Recognition = RECOGNISERS
+) -> tuple[Trace, dict[str, int]]:
     """The trace without personal data of the given kinds, and how many pieces were replaced, by kind.
 
     Looks at all text of the request (but for tool schemas), of the response and of the tags. The trace itself is returned where
     there is nothing to replace; what is given is never changed.
     """
-    if not recognisers or not _may_hold(trace):
+    recognition = recognisers if isinstance(recognisers, Recognition) else Recognition(kinds=recognisers)
+    if not recognition.kinds_for(trace.privacy):
         return trace, {}
-    pass_ = _Pass(trace, recognisers)
+    if not recognition.names_model and not _may_hold(trace):
+        return trace, {}
+    pass_ = _Pass(trace, recognition)
     request = pass_.clean_request(trace.request)
     response = pass_.clean(trace.response)
     tags = pass_.clean(trace.tags)
@@ -72,10 +78,10 @@ def _may_hold(trace: Trace) -> bool:
 class _Pass:
     """One walk over one trace, with the pseudonyms given so far."""
 
-    def __init__(self, trace: Trace, recognisers: Sequence[str]) -> None:
+    def __init__(self, trace: Trace, recognition: Recognition) -> None:
         self.counts: dict[str, int] = {}
         self._trace = trace
-        self._recognisers = recognisers
+        self._recognition = recognition
         self._given: dict[tuple[str, str], str] = {}
         #: the highest number used so far, by kind; filled when the first piece is found
         self._highest: dict[str, int] | None = None
@@ -91,7 +97,7 @@ class _Pass:
         kept = dict(self.clean({name: v for name, v in metadata.items() if name != "conversation_id"}))
         if "conversation_id" in metadata:
             conversation = metadata["conversation_id"]
-            if isinstance(conversation, str) and find_personal_data(conversation, self._recognisers):
+            if isinstance(conversation, str) and self._find(conversation):
                 conversation = (
                     "conversation-" + hashlib.sha256(conversation.encode("utf-8", "replace")).hexdigest()[:16]
                 )
@@ -127,8 +133,11 @@ class _Pass:
             return value if text == str(value) else text
         return value
 
+    def _find(self, text: str) -> list[Finding]:
+        return self._recognition.find(text, self._trace.privacy)
+
     def _clean_text(self, text: str) -> str:
-        findings = find_personal_data(text, self._recognisers)
+        findings = self._find(text)
         if not findings:
             return text
         pieces: list[str] = []

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import ray
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update
 from shoal.config import Config
@@ -133,7 +134,7 @@ class RouterActor:
         from shoal.nodes.site_key import load_or_create_key
 
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        store = ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
+        store = ParquetTraceStore(self._home, recognisers=recognition_of(self._config.privacy))
         runs = SqlRuns(Database(self._home.database))
         key = load_or_create_key(self._home.key)
         kept_s = (self._config.storage.retention_days or 0) * 86_400

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from shoal.agents.curation.recognition import Recognition
 from shoal.agents.curation.scrub import RECOGNISERS, scrub
 from shoal.agents.traces.erased import among_erased, note_erased, note_returned, read_erased
 from shoal.agents.traces.files import add_part, folder_lock, replace_part, sync_folder
@@ -65,9 +66,9 @@ class ParquetTraceStore:
         recognisers: kinds of personal data that are replaced before anything is written.
     """
 
-    def __init__(self, home: Home, *, recognisers: Sequence[str] = RECOGNISERS) -> None:
+    def __init__(self, home: Home, *, recognisers: Sequence[str] | Recognition = RECOGNISERS) -> None:
         self._folder = home.traces
-        self._recognisers = tuple(recognisers)
+        self._recognisers = recognisers
         self._view: _View | None = None
         #: how many pieces of personal data this object has replaced, by kind
         self.scrubbed: dict[str, int] = {}

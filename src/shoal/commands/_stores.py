@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.learning.learnt_calls import read_learnt_calls
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -23,7 +24,7 @@ def open_traces(home: Home, config: Config) -> ParquetTraceStore:
     """The readable traces, with what the spool still holds moved over first."""
     from shoal.nodes.site_key import load_or_create_key
 
-    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     if any(home.spool.glob("*")):
         compact(home, load_or_create_key(home.key), store)
     return store
