@@ -124,10 +124,12 @@ def _ours(text: str) -> Iterable[Found]:
 
 
 def _presidio() -> Find | None:
-    """Presidio's pattern recognisers at their own scores, without a language model; phones of every region that it knows."""
+    """Presidio's pattern recognisers as they come, without a language model.
+
+    Phones of all regions that it knows instead of its own eight: recall 0.92 instead of 0.53, precision 0.16 instead of 0.70.
+    """
     try:
         import tldextract
-        from phonenumbers import SUPPORTED_REGIONS
         from presidio_analyzer import predefined_recognizers as known
     except ImportError:
         return None
@@ -140,7 +142,7 @@ def _presidio() -> Find | None:
         known.EmailRecognizer(),
         known.IbanRecognizer(),
         known.IpRecognizer(),
-        known.PhoneRecognizer(supported_regions=sorted(SUPPORTED_REGIONS), leniency=1),
+        known.PhoneRecognizer(),
         known.UsSsnRecognizer(),
     ]
 

@@ -50,4 +50,8 @@ class Recognition:
 
 
 def recognition_of(config: PrivacyConfig) -> Recognition:
-    return Recognition(kinds=config.recognisers, by_label={label: kinds for label, kinds in config.labels.items()}, names_model=config.names_model)
+    return Recognition(
+        kinds=config.recognisers,
+        by_label={label: kinds for label, kinds in config.labels.items()},
+        names_model=config.names_model,
+    )

@@ -123,7 +123,7 @@ def without_duplicates(
 
     For training alone: what is held out keeps the traffic's own distribution. `one_answer`: see `find_duplicates`.
     """
-    said = [Said(request_key(e.request), _answer_key(e.content, one_answer), e.request) for e in train]
+    said = (Said.of(e.request, _answer_key(e.content, one_answer)) for e in train)
     found = find_duplicates(said, one_answer=one_answer)
     kept = [e for place, e in enumerate(train) if place not in found.exact and place not in found.near]
     return kept, {"exact": len(found.exact), "near": len(found.near)}

@@ -7,7 +7,7 @@ LONG = " ".join(f"word{i}" for i in range(40))
 def _said(text: str, answer: str = "yes", *, before: str = "", system: str = "Judge.") -> Said:
     earlier = [{"role": "user", "content": before}, {"role": "assistant", "content": "ok"}] if before else []
     messages = [{"role": "system", "content": system}, *earlier, {"role": "user", "content": text}]
-    return Said(f"{system}|{before}|{text}", answer, ChatRequest(body={"messages": messages}))
+    return Said.of(ChatRequest(body={"messages": messages}), answer)
 
 
 def _kept(*calls: Said, one_answer: bool = True) -> list[int]:
@@ -35,8 +35,10 @@ def test_near_copies_go_and_what_differs_in_answer_number_or_system_prompt_stays
     assert _kept(_said(LONG), _said(f"{LONG} end", system="Write.")) == [0, 1]
 
 
-def test_texts_that_share_less_than_nine_tenths_stay() -> None:
-    assert _kept(_said(LONG), _said(f"{LONG} and quite another end to it")) == [0, 1]
+def test_texts_that_share_less_than_four_fifths_stay() -> None:
+    assert _kept(
+        _said(LONG), _said(f"{LONG} and quite another end to it that goes on for as long as a quarter")
+    ) == [0, 1]
 
 
 def test_turns_of_one_long_conversation_are_no_copies_of_each_other() -> None:
