@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.learning.learnt_calls import read_learnt_calls
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.traces.compactor import compact
+from shoal.agents.traces.compactor import compact, expire
 from shoal.agents.traces.erased import count_erased, read_erased
 from shoal.agents.traces.store import ParquetTraceStore
 from shoal.config import Config
@@ -21,12 +22,15 @@ def open_registry(home: Home) -> SqlRegistry:
 
 
 def open_traces(home: Home, config: Config) -> ParquetTraceStore:
-    """The readable traces, with what the spool still holds moved over first."""
+    """The readable traces, with what the spool still holds moved over first, and without what is past `storage.retention_days`."""
     from shoal.nodes.site_key import load_or_create_key
 
     store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     if any(home.spool.glob("*")):
         compact(home, load_or_create_key(home.key), store)
+    kept_days = config.storage.retention_days
+    if kept_days is not None:
+        expire(store, retention_days=kept_days, now=time.time(), forget=open_registry(home).delete_feedback)
     return store
 
 

@@ -287,7 +287,8 @@ def delete(
     registry.delete_feedback(gone)
     knowing = trained_on_erased(place, registry)
     if as_json:
-        print_json({"deleted": len(gone), "calls": store.count(), "to_learn_again": knowing})
+        said = {"deleted": len(gone), "calls": store.count()}
+        print_json({**said, "to_learn_again": knowing} if knowing else said)
         return
     out.print(f"{len(gone):,} calls deleted, {store.count():,} left", highlight=False)
     for name, count in knowing.items():

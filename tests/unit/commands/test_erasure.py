@@ -76,3 +76,15 @@ def test_versions_that_know_erased_calls_are_named_until_the_calls_are_back(
     assert [said["trace_id"] for said in SqlRegistry(home.database).feedback()] == ["c7"]
     shoal("traces", "import", str(log), "--json")
     assert erased() == {"greet@1": 0, "greet@2": 0}
+
+
+def test_calls_past_their_days_go_with_what_was_said_of_them_also_without_a_site(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.config.write_text("storage: {retention_days: 30}\n")
+    assert run_app(build_app("traces"), ["traces", "stats", "--json", "--home", str(home.root)]) == 0
+    assert json.loads(capsys.readouterr().out)["calls"] == 0
+    assert SqlRegistry(home.database).feedback() == []
+    assert run_app(build_app("specialists"), ["specialists", "ls", "--json", "--home", str(home.root)]) == 0
+    found = json.loads(capsys.readouterr().out)["specialists"]
+    assert [s["erased_calls"] for s in found] == [6, 6]
