@@ -136,6 +136,8 @@ class Call:
     said: SpecialistAnswer | None = None
     fallback: Fallback = ""
     deadline_s: float = 120.0
+    #: on the monotonic clock, when the first token of a streamed answer was there
+    first_token: float | None = None
     place: Place = field(default_factory=Place)
     run_id: str = ""
     tags: Mapping[str, Any] = field(default_factory=dict)
@@ -174,8 +176,6 @@ class Call:
             tags["confidence"] = self.said.confidence
         if self.fallback:
             tags["fallback"] = self.fallback
-        if cost_usd is not None:
-            tags["cost_usd"] = cost_usd
         if self.traceparent is not None:
             tags["traceparent"] = self.traceparent
         if incomplete:
@@ -189,6 +189,10 @@ class Call:
             tags=tags,
             served_by=served_by,
             latency_ms=round((now - self.started) * 1000, 3),
+            first_token_ms=(
+                None if self.first_token is None else round((self.first_token - self.started) * 1000, 3)
+            ),
+            cost_usd=cost_usd,
             privacy=self.privacy,
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.config import Config
 from shoal.errors import ShoalError
 from shoal.home import Home
@@ -93,7 +94,7 @@ def _learn(
     from shoal.nodes.spool import SystemClock
     from shoal.serve.engines import load
 
-    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     # read first: what it is about may still be in the spool, and is readable after
     feedback = registry.feedback()
     compact(home, load_or_create_key(home.key), store)

@@ -211,6 +211,7 @@ class ChatService:
             first=first,
             source=source,
             settle=partial(self._settle_stream, call, served_by),
+            on_first_token=partial(self._note_first_token, call),
             include_usage=bool((request.body.get("stream_options") or {}).get("include_usage")),
         )
 
@@ -379,6 +380,9 @@ class ChatService:
         else:
             self._comparisons.follow_up(call, answer)
         return cost
+
+    def _note_first_token(self, call: Call) -> None:
+        call.first_token = self._clock.monotonic()
 
     def _settle_stream(self, call: Call, served_by: str, collected: Collector, incomplete: str) -> Usage:
         usage = collected.usage or estimate_usage(call.request, collected.text)

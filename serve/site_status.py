@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.config import Config
 from shoal.errors import SiteError
 from shoal.home import Home
@@ -132,5 +133,5 @@ def _traces(home: Home, config: Config) -> dict[str, Any]:
     from shoal.agents.traces.store import ParquetTraceStore
 
     spool = [p.stat().st_size for p in home.spool.glob("*") if p.is_file()] if home.spool.is_dir() else []
-    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     return {"readable": store.count(), "spool_files": len(spool), "spool_mb": sum(spool) / (1 << 20)}

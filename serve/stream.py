@@ -49,12 +49,14 @@ class ServedStream:
         source: AsyncIterator[Delta],
         settle: Settle,
         include_usage: bool,
+        on_first_token: Callable[[], None] = lambda: None,
     ) -> None:
         self.head = head
         self._first = first
         self._source = source
         self._settle = settle
         self._include_usage = include_usage
+        self._on_first_token = on_first_token
         self._collected = Collector()
         #: the call is recorded (or recording it failed): exactly once
         self._settled = False
@@ -77,9 +79,12 @@ class ServedStream:
     async def _run(self) -> AsyncIterator[dict[str, Any]]:
         held: list[dict[str, Any]] = []
         try:
-            begun = False
+            begun = spoken = False
             async for delta in self._deltas():
                 self._collected.add(delta)
+                if not spoken and _says_something(delta):
+                    spoken = True
+                    self._on_first_token()
                 if delta.chunk is not None and not delta.chunk.get("choices"):
                     continue
                 chunk = delta.to_openai(
@@ -118,6 +123,14 @@ class ServedStream:
     def _finish(self, incomplete: str) -> Usage:
         self._settled = True
         return self._settle(self._collected, incomplete)
+
+
+def _says_something(delta: Delta) -> bool:
+    """Whether there is a piece of an answer in it: text, reasoning or a call; a chunk that only names the role has none."""
+    if delta.chunk is None:
+        return bool(delta.content)
+    parts = [choice.get("delta") or {} for choice in delta.chunk.get("choices") or ()]
+    return any(value for part in parts for name, value in part.items() if name != "role")
 
 
 async def _close(iterator: AsyncIterator[Any]) -> None:

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.agents.curation.recognise import find_personal_data
+from pydantic_core import PydanticSerializationError, to_json
+
+from shoal.agents.curation.recognise import Finding, may_hold_personal_data
+from shoal.agents.curation.recognition import Recognition
 from shoal.agents.traces.trace import Trace
 
-RECOGNISERS = ("email", "phone", "card", "iban", "ip")
+RECOGNISERS = ("email", "phone", "card", "iban", "ip", "ssn")
 
-_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP)_(\d{1,6})>")
+_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP|SSN|PERSON|PLACE|ORGANISATION)_(\d{1,6})>")
 #: parts of a request or a response that are written by programs, not by people
 _SKIPPED = frozenset(
     {
@@ -40,15 +43,20 @@ _SKIPPED = frozenset(
 _SMALLEST_CARD = 10**12
 
 
-def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace, dict[str, int]]:
+def scrub(
+    trace: Trace, recognisers: Sequence[str] | Recognition = RECOGNISERS
+) -> tuple[Trace, dict[str, int]]:
     """The trace without personal data of the given kinds, and how many pieces were replaced, by kind.
 
     Looks at all text of the request (but for tool schemas), of the response and of the tags. The trace itself is returned where
     there is nothing to replace; what is given is never changed.
     """
-    if not recognisers:
+    recognition = recognisers if isinstance(recognisers, Recognition) else Recognition(kinds=recognisers)
+    if not recognition.kinds_for(trace.privacy):
         return trace, {}
-    pass_ = _Pass(trace, recognisers)
+    if not recognition.names_model and not _may_hold(trace):
+        return trace, {}
+    pass_ = _Pass(trace, recognition)
     request = pass_.clean_request(trace.request)
     response = pass_.clean(trace.response)
     tags = pass_.clean(trace.tags)
@@ -57,13 +65,23 @@ def scrub(trace: Trace, recognisers: Sequence[str] = RECOGNISERS) -> tuple[Trace
     return replace(trace, request=request, response=response, tags=tags), pass_.counts
 
 
+def _may_hold(trace: Trace) -> bool:
+    """Looks at the call's JSON at once, which costs a tenth of a walk through it; what is found may stand outside any text."""
+    said = {name: value for name, value in trace.response.items() if name not in ("id", "created", "usage")}
+    try:
+        text = to_json([trace.request, said, trace.tags], inf_nan_mode="constants", fallback=dict)
+        return may_hold_personal_data(text.decode("utf-8"))
+    except (PydanticSerializationError, UnicodeError):
+        return True
+
+
 class _Pass:
     """One walk over one trace, with the pseudonyms given so far."""
 
-    def __init__(self, trace: Trace, recognisers: Sequence[str]) -> None:
+    def __init__(self, trace: Trace, recognition: Recognition) -> None:
         self.counts: dict[str, int] = {}
         self._trace = trace
-        self._recognisers = recognisers
+        self._recognition = recognition
         self._given: dict[tuple[str, str], str] = {}
         #: the highest number used so far, by kind; filled when the first piece is found
         self._highest: dict[str, int] | None = None
@@ -79,7 +97,7 @@ class _Pass:
         kept = dict(self.clean({name: v for name, v in metadata.items() if name != "conversation_id"}))
         if "conversation_id" in metadata:
             conversation = metadata["conversation_id"]
-            if isinstance(conversation, str) and find_personal_data(conversation, self._recognisers):
+            if isinstance(conversation, str) and self._find(conversation):
                 conversation = (
                     "conversation-" + hashlib.sha256(conversation.encode("utf-8", "replace")).hexdigest()[:16]
                 )
@@ -89,8 +107,11 @@ class _Pass:
 
     def clean(self, value: Any) -> Any:
         """The same value where nothing is found in it."""
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             return self._clean_text(value)
+        if value is None or kind is bool or kind is float:
+            return value
         if isinstance(value, (dict, Mapping)):  # `dict` first: the check of an abstract class is slow
             changed = {}
             for name, part in value.items():
@@ -112,8 +133,11 @@ class _Pass:
             return value if text == str(value) else text
         return value
 
+    def _find(self, text: str) -> list[Finding]:
+        return self._recognition.find(text, self._trace.privacy)
+
     def _clean_text(self, text: str) -> str:
-        findings = find_personal_data(text, self._recognisers)
+        findings = self._find(text)
         if not findings:
             return text
         pieces: list[str] = []

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import ray
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner, comparison_of
 from shoal.agents.feedback.hearing import FeedbackTraces
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
@@ -106,7 +107,7 @@ class FeedbackActor:
         # imported here: pyarrow is large, and not needed as long as nobody gives feedback
         from shoal.agents.traces.store import ParquetTraceStore
 
-        return ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
+        return ParquetTraceStore(self._home, recognisers=recognition_of(self._config.privacy))
 
     def _tick(self) -> None:
         written = float("-inf")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from shoal.agents.contract.loss import canonical_json, canonical_tool_calls
+from shoal.agents.curation.recognition import Recognition
 from shoal.agents.curation.scrub import RECOGNISERS, scrub
 from shoal.agents.learning.splits import request_key
 from shoal.agents.traces.chat import Answer
@@ -36,7 +37,7 @@ def with_lessons(
     traces: Iterable[Trace],
     feedback: Sequence[Mapping[str, Any]],
     *,
-    recognisers: Sequence[str] = RECOGNISERS,
+    recognisers: Sequence[str] | Recognition = RECOGNISERS,
 ) -> list[Trace]:
     """The traces with what was said of them, in their order.
 
@@ -82,7 +83,9 @@ def _heard(feedback: Sequence[Mapping[str, Any]]) -> _Words:
     return words
 
 
-def _corrected(trace: Trace, message: Mapping[str, Any], *, own: bool, recognisers: Sequence[str]) -> Trace:
+def _corrected(
+    trace: Trace, message: Mapping[str, Any], *, own: bool, recognisers: Sequence[str] | Recognition
+) -> Trace:
     """The trace with the message for its answer. `own`: it is this very trace that was corrected."""
     if not own and _same(trace, message):
         return trace

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
@@ -126,7 +127,7 @@ class _Run:
                 "There are no traces to learn from.", remedy="shoal traces import FILE brings some in."
             )
         generalist = self.config.generalist
-        taught = with_lessons(all_traces, feedback, recognisers=self.config.privacy.recognisers)
+        taught = with_lessons(all_traces, feedback, recognisers=recognition_of(self.config.privacy))
         traces = may_train(taught, None if generalist is None else generalist.outputs_may_train)
         manifest = Manifest(
             self.home.work,

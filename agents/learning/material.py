@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic_core import to_json
+
 from shoal.agents.contract.loss import canonical_tool_calls
+from shoal.agents.curation.outcome import failed_outcome
 from shoal.agents.learning.training import Example
 from shoal.agents.registry.records import TaskId
 from shoal.agents.traces.chat import Answer, ChatRequest, text_of
@@ -17,6 +20,8 @@ from shoal.errors import ConfigError, InvalidRequest
 _CAPTURED = "generalist/"
 #: what the site answered by itself: a specialist, or the plan of an agent, whose steps are calls of their own
 _OWN = ("specialist/", "agent/")
+#: the same call under two ids, as a log has it that was written or imported twice
+_TWICE = "recorded twice"
 #: answers that were not finished teach nothing
 _UNFINISHED = ("length", "content_filter")
 
@@ -100,13 +105,17 @@ def gather(
     examples: dict[TaskId, list[Example]] = {}
     calling: dict[TaskId, list[Example]] = {}
     left_out: dict[TaskId, Counter[str]] = {}
+    recorded: set[tuple[str, float, bytes]] = set()
     private = {*private, *(task_id for task_id, trace, _, _ in rows if trace.privacy == "local-only")}
     for task_id, trace, request, answer in rows:
         missing = left_out.setdefault(task_id, Counter())
-        if reason := _unusable(answer):
+        # a failed answer is no truth to be judged by either, so such calls leave calibration too
+        reason = _unusable(answer) or (failed_outcome(request, answer, trace.tags) if answer else "")
+        if not reason and _is_known(trace, request, recorded):
+            reason = _TWICE
+        if reason or answer is None:
             missing[reason] += 1
             continue
-        assert answer is not None
         content = canonical_tool_calls(answer.tool_calls) if answer.tool_calls else answer.content or ""
         example = Example(
             id=trace.id,
@@ -143,6 +152,21 @@ def _unusable(answer: Answer | None) -> str:
     if not answer.tool_calls and not (answer.content or "").strip():
         return "empty answer"
     return ""
+
+
+def _is_known(trace: Trace, request: ChatRequest, recorded: set[tuple[str, float, bytes]]) -> bool:
+    """Whether this very call was recorded before: the same completion of the same request at the same moment.
+
+    Calls that merely say the same are the traffic's own and stay.
+    """
+    completion = trace.response.get("id")
+    if not isinstance(completion, str) or not completion:
+        return False
+    said = hashlib.blake2b(to_json(request.messages, fallback=dict), digest_size=16).digest()
+    key = (completion, trace.timestamp, said)
+    known = key in recorded
+    recorded.add(key)
+    return known
 
 
 def _is_later_turn(request: ChatRequest) -> bool:

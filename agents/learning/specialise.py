@@ -20,8 +20,16 @@ from shoal.agents.contract.loss import SlotChecker
 from shoal.agents.learning.candidates import MICRO_LM, TOOL_CALL, Prospect, Trainers
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.held_out import answers_of, judged, load_slots, nearest_answers
+from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
-from shoal.agents.learning.splits import Split, fingerprint, split_examples, unseen
+from shoal.agents.learning.splits import (
+    Split,
+    fingerprint,
+    leakage,
+    split_examples,
+    unseen,
+    without_duplicates,
+)
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.ports import Engine, EngineLoader
 from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
@@ -30,7 +38,7 @@ from shoal.errors import DataError
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 2
+PIPELINE = 3
 #: a candidate that could answer this share within the contract needs no costlier rival
 _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
@@ -107,6 +115,8 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
     calling = frozenset(e.id for e in plan.material.calling)
     gives_calls = TOOL_CALL in plan.prospect.kinds
     train = [e for e in split.train if gives_calls or e.id not in calling]
+    train, duplicates = without_duplicates(train, one_answer=plan.prospect.loss != OutputKind.TEXT)
+    curated = {"train_duplicates": dict(duplicates), "leakage": leakage(split, train)}
     choose, calibration_calls = _held_out(split, train, plan.prospect.loss)
     notes: list[dict[str, Any]] = []
     best: _Candidate | None = None
@@ -129,7 +139,8 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
     tools.progress(0.9, "calibrating")
     calibration, verdict = _judge(best, plan, calibration_calls, calling, tools)
-    version = _finish(best, plan, number, split, calibration, verdict, notes, tools)
+    write_learnt_calls(best.folder, (e.id for e in (*train, *split.choose)))
+    version = _finish(best, plan, number, split, calibration, verdict, notes, tools, curated)
     return version, verdict, best.report.cut_by_clock
 
 
@@ -246,6 +257,7 @@ def _finish(
     verdict: Verdict,
     notes: Sequence[Mapping[str, Any]],
     tools: Tools,
+    curated: Mapping[str, Any],
 ) -> Version:
     evidence = {
         "inputs": plan.inputs,
@@ -257,6 +269,7 @@ def _finish(
             "choose": len(split.choose),
             "calibration": len(split.calibration),
             "left_out": dict(plan.material.left_out),
+            **curated,
         },
         "training": {
             "steps": best.report.steps,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shoal.agents.contract.loss import canonical_json, normal_label
+from shoal.agents.curation.duplicates import Said, find_duplicates
 from shoal.agents.learning.training import Example
 from shoal.agents.traces.chat import ChatRequest
 
@@ -89,6 +91,49 @@ def check_split(split: Split) -> None:
                     raise ValueError(
                         f"{key} stands in both {owner[key]} and {name}; a split must keep it whole."
                     )
+
+
+def leakage(split: Split, train: Sequence[Example]) -> dict[str, int]:
+    """How far the held-out calls stand in what was trained on; counts of calls, but for `conversations`.
+
+    `conversations` must be 0. That a held-out request was also asked in training is no fault where traffic repeats itself: held-out
+    calls keep the traffic's own distribution. It is told so that figures can be read for what they are.
+
+    Args:
+        train: what was trained on, of `split.train`.
+    """
+    groups = {e.group for e in train}
+    requests = {request_key(e.request): e.content for e in train}
+    held_out = [*split.choose, *split.calibration]
+    asked = [requests.get(request_key(e.request)) for e in held_out]
+    return {
+        "held_out": len(held_out),
+        "conversations": len({e.group for e in held_out} & groups),
+        "same_request": sum(content is not None for content in asked),
+        "same_request_and_answer": sum(
+            e.content == content for e, content in zip(held_out, asked, strict=True)
+        ),
+    }
+
+
+def without_duplicates(
+    train: Sequence[Example], *, one_answer: bool
+) -> tuple[list[Example], Mapping[str, int]]:
+    """The training calls without those that repeat another, exactly or nearly, and how many of each went.
+
+    For training alone: what is held out keeps the traffic's own distribution. `one_answer`: see `find_duplicates`.
+    """
+    said = (Said.of(e.request, _answer_key(e.content, one_answer)) for e in train)
+    found = find_duplicates(said, one_answer=one_answer)
+    kept = [e for place, e in enumerate(train) if place not in found.exact and place not in found.near]
+    return kept, {"exact": len(found.exact), "near": len(found.near)}
+
+
+def _answer_key(content: str, one_answer: bool) -> str:
+    """The same for answers that say the same; of texts, only white space may differ."""
+    if one_answer:
+        return canonical_json(content) or normal_label(content)
+    return " ".join(content.split())
 
 
 def request_key(request: ChatRequest) -> str:

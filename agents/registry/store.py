@@ -7,11 +7,11 @@ also puts writers of any database in line. Feedback and comparisons do not: no r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from shoal.agents.registry import tables as t
 from shoal.agents.registry.database import Database
@@ -250,6 +250,15 @@ class SqlRegistry:
         with self.database.read() as connection:
             rows = connection.execute(query).mappings()
             return [{name: row[name] for name in row if name != "sequence"} for row in rows]
+
+    def delete_feedback(self, trace_ids: Collection[str]) -> None:
+        """Forget what was said of calls that are erased: a correction holds what they were about."""
+        ids = sorted(trace_ids)
+        with self.database.write() as connection:
+            for start in range(0, len(ids), 500):
+                connection.execute(
+                    delete(t.feedback).where(t.feedback.c.trace_id.in_(ids[start : start + 500]))
+                )
 
     def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
         """What came after the piece of this number, oldest first, as `feedback` gives it; each with its own `sequence`."""

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import ray
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update
 from shoal.config import Config
@@ -130,13 +131,15 @@ class RouterActor:
         # imported here: pyarrow is large, and not needed to route
         from shoal.agents.plans.store import SqlRuns
         from shoal.agents.registry.database import Database
-        from shoal.agents.traces.compactor import compact
+        from shoal.agents.registry.store import SqlRegistry
+        from shoal.agents.traces.compactor import compact, expire
         from shoal.agents.traces.store import ParquetTraceStore
         from shoal.nodes.site_key import load_or_create_key
 
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        store = ParquetTraceStore(self._home, recognisers=self._config.privacy.recognisers)
+        store = ParquetTraceStore(self._home, recognisers=recognition_of(self._config.privacy))
         runs = SqlRuns(Database(self._home.database))
+        registry = SqlRegistry(self._home.database)
         key = load_or_create_key(self._home.key)
         kept_s = (self._config.storage.retention_days or 0) * 86_400
         erased_at = float("-inf")
@@ -144,7 +147,12 @@ class RouterActor:
             try:
                 self._compacted += compact(self._home, key, store).calls
                 if kept_s and time.monotonic() - erased_at > _ERASE_EVERY_S:
-                    store.delete(before=time.time() - kept_s)
+                    expire(
+                        store,
+                        retention_days=self._config.storage.retention_days,
+                        now=time.time(),
+                        forget=registry.delete_feedback,
+                    )
                     runs.delete_before(time.time() - kept_s)
                     erased_at = time.monotonic()
                 self._compact_trouble = ""

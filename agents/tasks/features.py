@@ -33,7 +33,7 @@ def digest(*parts: str) -> str:
     return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP)_\d{1,6}>")
+_PSEUDONYM = re.compile(r"<(EMAIL|PHONE|CARD|IBAN|IP|SSN|PERSON|PLACE|ORGANISATION)_\d{1,6}>")
 
 
 def _without_personal_data(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 Json: TypeAlias = Any
@@ -31,6 +32,8 @@ class Call:
     tags: Json = None
     served_by: Json = None
     latency_ms: Json = None
+    first_token_ms: Json = None
+    cost_usd: Json = None
     privacy: Json = None
     side: Side = "both"
 
@@ -49,6 +52,43 @@ def completion_of(message: Json, model: Json, *, finish_reason: str | None = Non
         "model": str(model or ""),
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
     }
+
+
+def with_usage(completion: Json, prompt_tokens: Json, completion_tokens: Json) -> Json:
+    """The completion with the tokens that a log counted beside it, unless it counts its own."""
+    if not isinstance(completion, Mapping) or completion.get("usage"):
+        return completion
+    if not is_number(prompt_tokens) and not is_number(completion_tokens):
+        return completion
+    sent = int(prompt_tokens) if is_number(prompt_tokens) else 0
+    came = int(completion_tokens) if is_number(completion_tokens) else 0
+    usage = {"prompt_tokens": sent, "completion_tokens": came, "total_tokens": sent + came}
+    return {**completion, "usage": usage}
+
+
+def milliseconds(start: Json, end: Json) -> float | None:
+    """From one moment to another, each seconds since 1970 or ISO 8601; None where either is neither, or time ran backwards."""
+    first, last = _seconds(start), _seconds(end)
+    return (
+        round((last - first) * 1000, 3) if first is not None and last is not None and last >= first else None
+    )
+
+
+def _seconds(moment: Json) -> float | None:
+    if is_number(moment):
+        return float(moment)
+    if not isinstance(moment, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def first_number(*values: Json) -> Json:
+    """The first of them that is a number; None where none is."""
+    return next((value for value in values if is_number(value)), None)
 
 
 def parsed_json(value: Json) -> Json:

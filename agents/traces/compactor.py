@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,12 +71,33 @@ class CompactStore(TraceStore, Protocol):
 
     def tidy(self) -> int: ...
 
-    def delete(self, *, before: float | None) -> int: ...
+    def erase(self, *, before: float | None) -> set[str]:
+        """Returns the ids that went."""
+        ...
+
+    def erased(self, ids: Sequence[str]) -> set[str]:
+        """Which of the ids were erased."""
+        ...
 
 
-def expire(store: CompactStore, *, retention_days: float | None, now: float) -> int:
-    """Erase traces that are older than they may be; None keeps all. Returns how many went."""
-    return 0 if retention_days is None else store.delete(before=now - retention_days * 86_400)
+def expire(
+    store: CompactStore,
+    *,
+    retention_days: float | None,
+    now: float,
+    forget: Callable[[Collection[str]], None] = lambda ids: None,
+) -> int:
+    """Erase traces that are older than they may be; None keeps all. Returns how many went.
+
+    Args:
+        forget: told the ids that went, to erase what else is kept of these calls.
+    """
+    if retention_days is None:
+        return 0
+    gone = store.erase(before=now - retention_days * 86_400)
+    if gone:
+        forget(gone)
+    return len(gone)
 
 
 class _Run:
@@ -133,7 +154,9 @@ class _Run:
     def _settle(self) -> None:
         """Store the batch, then remember how far it reached, then remove what is read to its end."""
         if self._batch:
-            self._add(self._batch)
+            # a spool that is read again, because its cursor was lost, must not bring back what was erased
+            erased = self._store.erased([trace.id for trace in self._batch])
+            self._add([trace for trace in self._batch if trace.id not in erased])
             self._batch = []
         if self._reached:
             self._cursor.update(self._reached)

@@ -14,9 +14,11 @@ from shoal.agents.traces.calls import (
     Call,
     Json,
     completion_of,
+    first_number,
     get_field,
-    is_number,
+    milliseconds,
     parsed_json,
+    with_usage,
 )
 from shoal.agents.traces.formats_otel import read_otel
 
@@ -74,6 +76,8 @@ def _shoal(record: Mapping[str, Json]) -> Iterator[Call]:
         tags=record.get("tags"),
         served_by=record.get("served_by"),
         latency_ms=record.get("latency_ms"),
+        first_token_ms=record.get("first_token_ms"),
+        cost_usd=record.get("cost_usd"),
         privacy=record.get("privacy"),
     )
 
@@ -193,21 +197,26 @@ def _litellm(record: Mapping[str, Json]) -> Iterator[Call]:
         if not response:
             raise BadRecord("it has no `response`")
         response = completion_of(response, payload.get("model"))
-    start, end = payload.get("startTime"), payload.get("endTime")
+    start, end, first = (payload.get(name) for name in ("startTime", "endTime", "completionStartTime"))
     yield Call(
         request={**own, "model": str(model), "messages": messages},
-        response=response,
+        response=with_usage(response, payload.get("prompt_tokens"), payload.get("completion_tokens")),
         id=payload.get("id") or payload.get("request_id"),
         timestamp=start,
         client_id=payload.get("end_user")
         or get_field(metadata, "user_api_key_alias")
         or get_field(metadata, "user_api_key_user_id"),
-        latency_ms=_milliseconds(start, end),
+        latency_ms=milliseconds(start, end),
+        # LiteLLM writes the end's time for answers that were not streamed
+        first_token_ms=milliseconds(start, first) if first != end else None,
+        cost_usd=first_number(payload.get("response_cost"), payload.get("spend")),
+        tags=_litellm_tags(payload),
     )
 
 
-def _milliseconds(start: Json, end: Json) -> float | None:
-    return (end - start) * 1000 if is_number(start) and is_number(end) else None
+def _litellm_tags(payload: Mapping[str, Json]) -> Json:
+    tags = parsed_json(payload.get("request_tags"))
+    return tags if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) else None
 
 
 #: what LiteLLM calls model parameters and OpenAI's request has as fields
@@ -284,14 +293,46 @@ def _langfuse(record: Mapping[str, Json]) -> Iterator[Call]:
     if isinstance(output, list) and len(output) == 1:
         output = output[0]
     is_completion = isinstance(output, Mapping) and "choices" in output
+    response = output if is_completion else completion_of(output, record.get("model"))
+    start, end = record.get("startTime"), record.get("endTime")
     yield Call(
         request=request,
-        response=output if is_completion else completion_of(output, record.get("model")),
+        response=with_usage(response, *_langfuse_tokens(record)),
         id=record.get("id"),
         timestamp=record.get("startTime"),
         client_id=record.get("userId"),
-        latency_ms=record["latency"] * 1000 if is_number(record.get("latency")) else None,
+        latency_ms=_in_ms(record.get("latency"), milliseconds(start, end)),
+        first_token_ms=_in_ms(
+            record.get("timeToFirstToken"), milliseconds(start, record.get("completionStartTime"))
+        ),
+        cost_usd=first_number(
+            record.get("totalCost"),
+            record.get("calculatedTotalCost"),
+            get_field(parsed_json(record.get("costDetails")), "total"),
+        ),
         tags={"name": record["name"]} if isinstance(record.get("name"), str) else None,
+    )
+
+
+def _in_ms(seconds: Json, otherwise: float | None) -> float | None:
+    value = first_number(seconds)
+    return otherwise if value is None else round(value * 1000, 3)
+
+
+def _langfuse_tokens(record: Mapping[str, Json]) -> tuple[Json, Json]:
+    """(prompt, completion) under the names that Langfuse's versions have had for them."""
+    details, usage = parsed_json(record.get("usageDetails")), parsed_json(record.get("usage"))
+    return (
+        first_number(
+            *(get_field(counts, name) for counts in (details, usage) for name in ("input", "promptTokens")),
+            record.get("promptTokens"),
+            record.get("inputUsage"),
+        ),
+        first_number(
+            *(get_field(counts, n) for counts in (details, usage) for n in ("output", "completionTokens")),
+            record.get("completionTokens"),
+            record.get("outputUsage"),
+        ),
     )
 
 

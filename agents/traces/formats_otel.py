@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from shoal.agents.traces.calls import BadRecord, Call, Json, as_text, completion_of, objects_in, parsed_json
+from shoal.agents.traces.calls import (
+    BadRecord,
+    Call,
+    Json,
+    as_text,
+    completion_of,
+    first_number,
+    objects_in,
+    parsed_json,
+    with_usage,
+)
+
+#: what providers say for OpenAI's finish reasons
+_FINISHED = {
+    "max_tokens": "length",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+}
 
 
 def read_otel(record: Mapping[str, Json]) -> Iterator[Call]:
@@ -30,9 +49,11 @@ def _otel_call(span: Mapping[str, Json], attributes: Mapping[str, Json]) -> Call
             messages.insert(0, {"role": "system", "content": _otel_text(objects_in(system))})
         answers = objects_in(attributes.get("gen_ai.output.messages"))
         answer = _otel_messages(answers[0])[0] if answers else None
+        finish = answers[0].get("finish_reason") if answers else None
     else:
         messages = _numbered(attributes, "gen_ai.prompt")
         answer = next(iter(_numbered(attributes, "gen_ai.completion")), None)
+        finish = attributes.get("gen_ai.completion.0.finish_reason")
     if answer is None:
         raise BadRecord("the span has no `gen_ai.output.messages`: record message content to learn from it")
     model = attributes.get("gen_ai.request.model") or "auto"
@@ -46,14 +67,37 @@ def _otel_call(span: Mapping[str, Json], attributes: Mapping[str, Json]) -> Call
     if attributes.get("gen_ai.conversation.id"):
         request["metadata"] = {"conversation_id": str(attributes["gen_ai.conversation.id"])}
     start, end = _nanoseconds(span, "start"), _nanoseconds(span, "end")
+    completion = completion_of(
+        answer,
+        attributes.get("gen_ai.response.model") or model,
+        finish_reason=_finish_reason(finish, attributes.get("gen_ai.response.finish_reasons")),
+    )
+    first_token_s = first_number(
+        attributes.get("gen_ai.response.time_to_first_chunk"),
+        attributes.get("gen_ai.server.time_to_first_token"),
+    )
     return Call(
         request=request,
-        response=completion_of(answer, attributes.get("gen_ai.response.model") or model),
+        response=with_usage(
+            completion,
+            *(
+                first_number(attributes.get(f"gen_ai.usage.{new}"), attributes.get(f"gen_ai.usage.{old}"))
+                for new, old in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+            ),
+        ),
         id=attributes.get("gen_ai.response.id") or f"{span.get('traceId', '')}-{span.get('spanId', '')}",
         timestamp=start,
         latency_ms=(end - start) / 1e6 if start is not None and end is not None else None,
+        first_token_ms=None if first_token_s is None else round(first_token_s * 1000, 3),
+        cost_usd=first_number(attributes.get("gen_ai.usage.cost"), attributes.get("gen_ai.usage.total_cost")),
         client_id=attributes.get("user.id"),
     )
+
+
+def _finish_reason(own: Json, all_of_them: Json) -> str | None:
+    """OpenAI's word for why the answer ended; None where the span does not say."""
+    given = own or (all_of_them[0] if isinstance(all_of_them, list) and all_of_them else None)
+    return _FINISHED.get(str(given), str(given)) if given else None
 
 
 def _nanoseconds(span: Mapping[str, Json], which: str) -> int | None:
@@ -92,6 +136,9 @@ def _otel_messages(message: Json) -> list[dict[str, Json]]:
             for p in results
         ]
     out: dict[str, Json] = {"role": message.get("role", "assistant"), "content": _otel_text(parts)}
+    reasoning = _otel_text(parts, kind="reasoning")
+    if reasoning:
+        out["reasoning_content"] = reasoning
     calls = [p for p in parts if p.get("type") == "tool_call"]
     if calls:
         out["content"] = out["content"] or None
@@ -106,8 +153,8 @@ def _otel_messages(message: Json) -> list[dict[str, Json]]:
     return [out]
 
 
-def _otel_text(parts: Sequence[Mapping[str, Json]]) -> str:
-    return "\n".join(str(p.get("content", "")) for p in parts if p.get("type", "text") == "text")
+def _otel_text(parts: Sequence[Mapping[str, Json]], *, kind: str = "text") -> str:
+    return "\n".join(str(p.get("content", "")) for p in parts if p.get("type", "text") == kind)
 
 
 def _numbered(attributes: Mapping[str, Json], prefix: str) -> list[dict[str, Json]]:
@@ -119,6 +166,9 @@ def _numbered(attributes: Mapping[str, Json], prefix: str) -> list[dict[str, Jso
             "role": attributes[f"{prefix}.{number}.role"],
             "content": attributes.get(f"{prefix}.{number}.content"),
         }
+        for name in ("reasoning_content", "reasoning", "tool_call_id"):
+            if f"{prefix}.{number}.{name}" in attributes:
+                message[name] = attributes[f"{prefix}.{number}.{name}"]
         calls: list[Json] = []
         while f"{prefix}.{number}.tool_calls.{len(calls)}.name" in attributes:
             path = f"{prefix}.{number}.tool_calls.{len(calls)}"

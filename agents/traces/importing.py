@@ -182,6 +182,7 @@ class _BatchPairs:
             identity = response.get("id") if isinstance(response, Mapping) else None
             whole = replace(call, response=response, side="both", id=identity or name)
             try:
+                _require_unicode([whole.id, whole.request, whole.response])
                 yield _trace(whole, default_time=path.stat().st_mtime, repeats=Counter())
             except BadRecord as error:
                 on_fault(path, line, str(error))
@@ -225,6 +226,8 @@ def _traces(
             for call in calls_in(item.record, format_name):
                 calls += 1
                 if call.side == "both":
+                    if item.may_break:
+                        _require_unicode([call.id, call.client_id, call.tags, call.request, call.response])
                     yield _trace(call, default_time=modified + item.line * 1e-3, repeats=repeats)
                 else:
                     batches.take(call, path, item.line)
@@ -255,7 +258,6 @@ def _trace(call: Call, *, default_time: float, repeats: Counter[str]) -> Trace:
         raise BadRecord(f"response: {getattr(error, 'message', 'it is no chat completion')}") from None
     if call.privacy is not None and call.privacy not in _PRIVACY_LABELS:
         raise BadRecord(f"privacy must be one of {', '.join(_PRIVACY_LABELS)}, got {call.privacy!r}")
-    _require_unicode([call.id, call.client_id, call.tags, request, call.response])
     return Trace(
         id=TraceId(_identity(call, repeats)),
         request=request,
@@ -264,7 +266,9 @@ def _trace(call: Call, *, default_time: float, repeats: Counter[str]) -> Trace:
         client_id="" if call.client_id is None else str(call.client_id),
         tags=_tags(call.tags),
         served_by=str(call.served_by) if call.served_by else "",
-        latency_ms=_latency(call.latency_ms),
+        latency_ms=_number(call.latency_ms, "latency_ms"),
+        first_token_ms=_number(call.first_token_ms, "first_token_ms"),
+        cost_usd=_number(call.cost_usd, "cost_usd"),
         privacy=call.privacy or "internal",
     )
 
@@ -346,9 +350,9 @@ def _tags(tags: Any) -> Mapping[str, Any]:
     raise BadRecord(f"tags must be a JSON object, got {type(tags).__name__}")
 
 
-def _latency(value: Any) -> float | None:
+def _number(value: Any, name: str) -> float | None:
     if value is None or (
         isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     ):
         return None if value is None else float(value)
-    raise BadRecord(f"latency_ms must be a number, got {type(value).__name__}")
+    raise BadRecord(f"{name} must be a number, got {type(value).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_LINE_BYTES = 16 << 20
 _MAX_DOCUMENT_BYTES = 256 << 20
 _TELL_EVERY_LINES = 256
+#: only such an escape can spell half a character in a file that is UTF-8
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Readable: TypeAlias = BufferedReader | gzip.GzipFile
 
@@ -31,10 +34,15 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The JSON of a line; of a file that is one JSON document, the items of its list or the whole, numbered alike."""
+    """The JSON of a line; of a file that is one JSON document, the items of its list or the whole, numbered alike.
+
+    Attributes:
+        may_break: its text has escapes that could spell half a character.
+    """
 
     line: int
     record: Any
+    may_break: bool = True
 
 
 def read_records(path: Path, *, on_bytes: Callable[[int], None] | None = None) -> Iterator[Parsed | Fault]:
@@ -102,7 +110,8 @@ def _lines(text: Readable) -> Iterator[tuple[int, bytes] | Fault]:
 
 def _parse(number: int, line: bytes) -> Parsed | Fault:
     try:
-        return Parsed(number, json.loads(line.decode("utf-8"), parse_constant=_refuse_constant))
+        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        return Parsed(number, record, may_break=_SURROGATE.search(line) is not None)
     except UnicodeDecodeError as error:
         return Fault(number, f"it is not UTF-8 (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:

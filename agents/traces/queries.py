@@ -118,7 +118,8 @@ def _calls(
             }
         )
         database.register("old", old)
-        files = database.read_parquet([str(part.path) for part in parts], filename=True)
+        # older files have fewer columns
+        files = database.read_parquet([str(part.path) for part in parts], filename=True, union_by_name=True)
         files.create_view("files")
         database.execute(
             "CREATE VIEW calls AS SELECT files.* FROM files ANTI JOIN old ON files.filename = old.file AND files.id = old.id"

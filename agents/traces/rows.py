@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from pydantic_core import PydanticSerializationError, to_json
 
 from shoal.agents.traces.trace import Trace
 
@@ -18,6 +19,8 @@ SCHEMA = pa.schema(
         pa.field("tags", pa.string(), nullable=False),
         pa.field("served_by", pa.string(), nullable=False),
         pa.field("latency_ms", pa.float64()),
+        pa.field("first_token_ms", pa.float64()),
+        pa.field("cost_usd", pa.float64()),
         pa.field("privacy", pa.string(), nullable=False),
         pa.field("conversation_id", pa.string()),
         pa.field("model", pa.string(), nullable=False),
@@ -40,6 +43,8 @@ def row_of(trace: Trace) -> Row:
         "tags": _json(trace.tags),
         "served_by": _text(trace.served_by),
         "latency_ms": trace.latency_ms,
+        "first_token_ms": trace.first_token_ms,
+        "cost_usd": trace.cost_usd,
         "privacy": _text(trace.privacy),
         "conversation_id": None if conversation_id is None else _text(conversation_id),
         "model": _text(trace.chat.model),
@@ -60,14 +65,16 @@ def trace_of(row: Mapping[str, Any]) -> Trace:
     )
 
 
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=dict)
 _ASCII = json.JSONEncoder(separators=(",", ":"), default=dict)
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    text = _COMPACT.encode(value)
-    # half of a surrogate pair is legal in JSON's escapes, but no UTF-8
-    return text if _is_utf8(text) else _ASCII.encode(value)
+    try:
+        # four times as fast as the standard library's
+        return to_json(value, inf_nan_mode="constants", fallback=dict).decode("utf-8")
+    except (PydanticSerializationError, UnicodeError):
+        # half of a surrogate pair is legal in JSON's escapes, but no UTF-8
+        return _ASCII.encode(value)
 
 
 def _text(value: str) -> str:

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from shoal.agents.curation.recognition import Recognition
 from shoal.agents.curation.scrub import RECOGNISERS, scrub
+from shoal.agents.traces.erased import among_erased, note_erased, note_returned, read_erased
 from shoal.agents.traces.files import add_part, folder_lock, replace_part, sync_folder
 from shoal.agents.traces.parts import (
     Part,
@@ -64,9 +66,9 @@ class ParquetTraceStore:
         recognisers: kinds of personal data that are replaced before anything is written.
     """
 
-    def __init__(self, home: Home, *, recognisers: Sequence[str] = RECOGNISERS) -> None:
+    def __init__(self, home: Home, *, recognisers: Sequence[str] | Recognition = RECOGNISERS) -> None:
         self._folder = home.traces
-        self._recognisers = tuple(recognisers)
+        self._recognisers = recognisers
         self._view: _View | None = None
         #: how many pieces of personal data this object has replaced, by kind
         self.scrubbed: dict[str, int] = {}
@@ -76,6 +78,8 @@ class ParquetTraceStore:
 
     def add(self, traces: Iterable[Trace]) -> int:
         """Scrub and store. Of several traces with one id the last counts. Returns how many were stored.
+
+        Calls that had been erased are no longer counted as such: whoever adds them again wants them.
 
         Raises:
             StorageFull: no room; batches of 50,000 that were written before stay.
@@ -97,6 +101,9 @@ class ParquetTraceStore:
         if rows:
             ordered = sorted(rows, key=lambda row: (row["timestamp"], row["id"]))
             add_part(self._folder, pa.Table.from_pylist(ordered, schema=SCHEMA))
+            if len(read_erased(self._folder)):
+                with folder_lock(self._folder):
+                    note_returned(self._folder, [row["id"] for row in ordered])
         return len(rows)
 
     def scan(self, *, since: float = float("-inf")) -> Iterator[Trace]:
@@ -146,6 +153,10 @@ class ParquetTraceStore:
             lambda view: {i for part in view.parts for i in wanted.intersection(part_ids(part))}
         )
 
+    def erased(self, ids: Sequence[str]) -> set[str]:
+        """Which of the ids were erased, and not added again since."""
+        return among_erased(ids, read_erased(self._folder))
+
     def count(self) -> int:
         view = self._look()
         return sum(p.rows for p in view.parts) - sum(len(ids) for ids in view.superseded.values())
@@ -167,7 +178,15 @@ class ParquetTraceStore:
     def delete(
         self, *, ids: Collection[str] = (), client: str | None = None, before: float | None = None
     ) -> int:
-        """Erase the traces that any of the conditions names, with all older records of their ids. Returns how many went.
+        """As `erase`; returns how many went."""
+        return len(self.erase(ids=ids, client=client, before=before))
+
+    def erase(
+        self, *, ids: Collection[str] = (), client: str | None = None, before: float | None = None
+    ) -> set[str]:
+        """Erase the traces that any of the conditions names, with all older records of their ids. Returns the ids that went.
+
+        Digests of the erased ids are kept, so that specialists that learnt from them can be named; see `erased`.
 
         Args:
             before: seconds since the epoch.
@@ -184,19 +203,21 @@ class ParquetTraceStore:
         with folder_lock(self._folder):
             view = self._look()
             if not wanted and client is None and all(p.first_timestamp >= (before or 0) for p in view.parts):
-                return 0
+                return set()
             keys = {part.number: _keys(part) for part in view.parts}
             named = {number: {row["id"] for row in rows if is_named(row)} for number, rows in keys.items()}
             gone = {
                 i for number, ids in named.items() for i in ids - view.superseded.get(number, frozenset())
             }
+            if gone:
+                note_erased(self._folder, gone)
             for part in view.parts:
                 # with a call go its older records; an older record that is named itself goes alone
                 doomed = gone | named[part.number]
                 keep = [row["id"] not in doomed for row in keys[part.number]]
                 if not all(keep):
                     self._keep_rows(part, keep)
-        return len(gone)
+        return gone
 
     def _keep_rows(self, part: Part, keep: list[bool]) -> None:
         if any(keep):
@@ -291,4 +312,7 @@ def _merged_table(run: Sequence[Part], superseded: Mapping[int, Set[str]]) -> pa
         tables.append(
             table.filter(pa.array([i not in old for i in table.column("id").to_pylist()], pa.bool_()))
         )
-    return pa.concat_tables(tables).sort_by([("timestamp", "ascending"), ("id", "ascending")])
+    # older files have fewer columns
+    return pa.concat_tables(tables, promote_options="default").sort_by(
+        [("timestamp", "ascending"), ("id", "ascending")]
+    )

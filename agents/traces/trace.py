@@ -21,6 +21,8 @@ class Trace:
         timestamp: seconds since the epoch at which the request came in.
         served_by: `specialist/<task>@<version>` or `generalist/<model>`; empty where an import did not say.
         latency_ms: from the request's arrival to the answer's end; None where unknown.
+        first_token_ms: from the request's arrival to the answer's first token, where it was streamed; else None.
+        cost_usd: what the answer cost; None where unknown. Tokens stand in the response's `usage`, reasoning in its message.
         privacy: `public`, `internal` or `local-only`.
     """
 
@@ -32,6 +34,8 @@ class Trace:
     tags: Mapping[str, Any] = field(default_factory=dict)
     served_by: str = ""
     latency_ms: float | None = None
+    first_token_ms: float | None = None
+    cost_usd: float | None = None
     privacy: str = "internal"
 
     @property
@@ -57,6 +61,8 @@ class Trace:
             "response": dict(self.response),
             "served_by": self.served_by,
             "latency_ms": self.latency_ms,
+            "first_token_ms": self.first_token_ms,
+            "cost_usd": self.cost_usd,
             "privacy": self.privacy,
         }
 
@@ -71,5 +77,7 @@ class Trace:
             tags=data.get("tags") or {},
             served_by=data.get("served_by") or "",
             latency_ms=data.get("latency_ms"),
+            first_token_ms=data.get("first_token_ms"),
+            cost_usd=data.get("cost_usd"),
             privacy=data.get("privacy") or "internal",
         )

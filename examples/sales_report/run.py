@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import yaml
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.governance import promote_version
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -80,7 +81,7 @@ def with_planning_contract(home: Home, config: Config) -> tuple[Config, str]:
 
     A hundred plans cannot prove that at most 5% are wrong: it takes 59 calibration calls, all right, and thirty are left for it.
     """
-    store = ParquetTraceStore(home, recognisers=config.privacy.recognisers)
+    store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     compact(home, load_or_create_key(home.key), store)
     traces = list(store.scan())
     found = find_tasks(traces, known=(), seed=config.learning.seed, now=time.time())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -75,16 +75,19 @@ class RolloutConfig(_Section):
     min_comparisons: int = Field(default=30, ge=1)
 
 
+Recogniser: TypeAlias = Literal["email", "phone", "card", "iban", "ip", "ssn"]
+
+
 class PrivacyConfig(_Section):
     default_label: Literal["public", "internal", "local-only"] = "internal"
     #: kinds of personal data that are replaced by pseudonyms before a trace is readable
-    recognisers: tuple[Literal["email", "phone", "card", "iban", "ip"], ...] = (
-        "email",
-        "phone",
-        "card",
-        "iban",
-        "ip",
+    recognisers: tuple[Recogniser, ...] = get_args(Recogniser)
+    #: other kinds for calls under a label; an empty list leaves those calls as they are
+    labels: dict[Literal["public", "internal", "local-only"], tuple[Recogniser, ...]] = Field(
+        default_factory=dict
     )
+    #: an installed spaCy model with which names of people, places and organisations are replaced too; slow
+    names_model: str = ""
 
 
 class LearningConfig(_Section):

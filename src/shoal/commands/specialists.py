@@ -13,7 +13,7 @@ from shoal.agents.feedback.governance import pause_version, promote_version, rol
 from shoal.agents.ports import Registry
 from shoal.agents.registry.records import Task, Version
 from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
-from shoal.commands._stores import open_registry
+from shoal.commands._stores import erased_calls, open_registry
 from shoal.errors import NotFound
 
 app = typer.Typer(help="Versions, their evidence and state.", no_args_is_help=True)
@@ -24,11 +24,14 @@ SpecialistArgument = Annotated[str, typer.Argument(metavar="TASK[@N]", help="A t
 @app.command("ls")
 def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """All versions, newest last."""
-    registry = open_registry(existing_home(home))
+    place = existing_home(home)
+    registry = open_registry(place)
     tasks = {task.id: task for task in registry.tasks()}
     versions = [v for v in registry.versions() if v.task_id in tasks]
+    erased = erased_calls(place, versions)
     if as_json:
-        print_json({"specialists": [_as_dict(tasks[v.task_id], v) for v in versions]})
+        found = [_as_dict(tasks[v.task_id], v, erased.get(v.key, 0)) for v in versions]
+        print_json({"specialists": found})
         return
     if not versions:
         out.print("No specialists yet. Train some: shoal learn")
@@ -42,11 +45,13 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
         table.add_row(
             f"{escape(tasks[version.task_id].name)}@{version.number}",
             version.kind,
-            str(version.state),
+            str(version.state) + (", learn again" if version.key in erased else ""),
             _share(version, "coverage"),
             _share(version, "right_answered"),
         )
     out.print(table)
+    if erased:
+        out.print(f"{len(erased)} were trained on calls that are erased since: shoal learn", highlight=False)
     out.print("Shares of held-out calls. Why, and every figure: shoal specialists show TASK@N", style="dim")
 
 
@@ -58,14 +63,18 @@ def _share(version: Version, name: str) -> str:
 @app.command("show")
 def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """One version: contract, evidence, needs, history."""
-    registry = open_registry(existing_home(home))
+    place = existing_home(home)
+    registry = open_registry(place)
     task, version = find_version(registry, specialist)
+    erased = erased_calls(place, [version]).get(version.key, 0)
     history = registry.history(version.key)
     if as_json:
-        print_json({**_as_dict(task, version), "history": history})
+        print_json({**_as_dict(task, version, erased), "history": history})
         return
     out.print(f"[bold]{escape(task.name)}@{version.number}[/]  {version.kind}, {version.state}")
     out.print(escape(version.reason))
+    if erased:
+        out.print(f"[bold]trained on {erased:,} erased calls; learn again:[/] shoal learn", highlight=False)
     out.print(
         f"contract: at most {version.alpha:.0%} of its answers wrong, with confidence {1 - version.delta:.0%}; "
         f"answers from confidence {version.threshold:.4f}"
@@ -149,7 +158,7 @@ def _say(as_json: bool, task: Task, version: Version, state: str) -> None:
         out.print(f"{escape(task.name)}@{version.number} is {state}")
 
 
-def _as_dict(task: Task, version: Version) -> dict[str, Any]:
+def _as_dict(task: Task, version: Version, erased: int) -> dict[str, Any]:
     return {
         "specialist": f"{task.name}@{version.number}",
         "task": task.name,
@@ -164,5 +173,6 @@ def _as_dict(task: Task, version: Version) -> dict[str, Any]:
         "needs": dict(version.needs),
         "reason": version.reason,
         "created_at": version.created_at,
+        "erased_calls": erased,
         "sha256": version.sha256,
     }

@@ -34,7 +34,7 @@ from shoal.commands._shared import (
     progress_bar,
     read_config,
 )
-from shoal.commands._stores import open_traces
+from shoal.commands._stores import open_registry, open_traces, trained_on_erased
 from shoal.errors import NotFound, UsageError
 
 app = typer.Typer(help="Import, list, export and delete calls.", no_args_is_help=True)
@@ -280,13 +280,19 @@ def delete(
     place = existing_home(home)
     store = open_traces(place, read_config(place, config))
     moment = None if before is None else _moment(before)
-    count = store.delete(ids=id_ or (), client=client, before=moment)
-    if id_ and not count:
+    gone = store.erase(ids=id_ or (), client=client, before=moment)
+    if id_ and not gone:
         raise NotFound("None of the named calls is there.", remedy="shoal traces ls names the newest ones.")
+    registry = open_registry(place)
+    registry.delete_feedback(gone)
+    knowing = trained_on_erased(place, registry)
     if as_json:
-        print_json({"deleted": count, "calls": store.count()})
-    else:
-        out.print(f"{count:,} calls deleted, {store.count():,} left", highlight=False)
+        said = {"deleted": len(gone), "calls": store.count()}
+        print_json({**said, "to_learn_again": knowing} if knowing else said)
+        return
+    out.print(f"{len(gone):,} calls deleted, {store.count():,} left", highlight=False)
+    for name, count in knowing.items():
+        out.print(f"{escape(name)} was trained on {count:,} erased calls: shoal learn", highlight=False)
 
 
 def _moment(text: str) -> float:

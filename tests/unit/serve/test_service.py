@@ -221,6 +221,39 @@ async def test_a_client_that_leaves_while_the_disk_is_full_hurts_nobody(bench: B
     await stream.aclose()
 
 
+class ThinkingGeneralist(FunctionGeneralist):
+    """Streams as endpoints do: the role alone, then after 0.25 s its reasoning, then a call, each in a chunk of its own."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(lambda request: "")
+        self._clock = clock
+
+    async def stream(self, request: ChatRequest, *, deadline_s: float) -> AsyncIterator[Delta]:
+        call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+        pieces: list[dict[str, Any]] = [
+            {"role": "assistant"},
+            {"reasoning_content": "Hm."},
+            {"tool_calls": [call]},
+        ]
+        for number, delta in enumerate(pieces):
+            self._clock.advance(0.25 if number else 0.0)
+            last = number == len(pieces) - 1
+            choice = {"index": 0, "delta": delta, "finish_reason": "tool_calls" if last else None}
+            yield Delta(chunk={"choices": [choice]}, usage=Usage(prompt_tokens=7, completion_tokens=3))
+
+
+async def test_a_stream_s_trace_keeps_reasoning_calls_tokens_cost_and_the_first_token(bench: Bench) -> None:
+    bench.generalist = ThinkingGeneralist(bench.clock)
+    await chunks(bench.service, request("a", stream=True))
+    [trace] = bench.record.traces
+    message = trace.response["choices"][0]["message"]
+    assert message["reasoning_content"] == "Hm."
+    assert message["tool_calls"][0]["function"]["name"] == "find"
+    assert trace.answer.usage == Usage(prompt_tokens=7, completion_tokens=3)
+    assert (trace.first_token_ms, trace.latency_ms) == (250.0, 500.0)
+    assert trace.cost_usd == bench.service._settings.cost_usd(Usage(prompt_tokens=7, completion_tokens=3))
+
+
 async def test_tags_say_how_it_went(bench: Bench) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     await bench.service.chat(request("a", "triage"), LOCAL_CALLER, CallContext(traceparent=parent))
@@ -231,7 +264,6 @@ async def test_tags_say_how_it_went(bench: Bench) -> None:
         "how": "mark",
         "task": "triage",
         "confidence": 0.95,
-        "cost_usd": 0.0,
         "traceparent": parent,
     }
     assert trace.latency_ms == 0.0

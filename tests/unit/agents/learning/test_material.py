@@ -109,3 +109,20 @@ def test_function_calls_are_kept_apart() -> None:
 
 def test_unclustered_traces_belong_to_no_task() -> None:
     assert gather([_trace("a")], {TraceId("a"): None}) == {}
+
+
+def test_failed_calls_are_neither_trained_on_nor_calibrated_with() -> None:
+    won, lost = replace(_trace("a"), tags={"reward": 1.0}), replace(_trace("b"), tags={"reward": 0.0})
+    material = _gathered(won, lost)[TASK]
+    assert [e.id for e in material.examples] == ["a"]
+    assert material.left_out == {"its run failed": 1}
+
+
+def test_one_call_under_two_ids_counts_once_and_calls_that_merely_say_the_same_count() -> None:
+    one = replace(_trace("a"), response={**_trace("a").response, "id": "cmpl-1"})
+    copy = replace(one, id=TraceId("b"))
+    later = replace(one, id=TraceId("c"), timestamp=2.0)
+    other = replace(one, id=TraceId("d"), response={**one.response, "id": "cmpl-2"})
+    material = _gathered(one, copy, later, other)[TASK]
+    assert [e.id for e in material.examples] == ["a", "c", "d"]
+    assert material.left_out == {"recorded twice": 1}

@@ -8,9 +8,11 @@ from shoal.agents.learning.splits import (
     calibration_share,
     check_split,
     fingerprint,
+    leakage,
     request_key,
     split_examples,
     unseen,
+    without_duplicates,
 )
 from shoal.agents.learning.training import Example
 from shoal.agents.traces.chat import ChatRequest
@@ -104,3 +106,40 @@ def test_the_fingerprint_tells_which_calls_they_are() -> None:
 
 def test_no_calls_make_an_empty_split() -> None:
     assert split_examples([], seed=0) == Split(train=[], choose=[], calibration=[])
+
+
+def _asked(name: str, text: str, content: str = "yes", group: str = "") -> Example:
+    request = ChatRequest(body={"messages": [{"role": "user", "content": text}]})
+    return Example(id=name, request=request, content=content, group=group or name)
+
+
+def test_duplicates_leave_training_and_nothing_else() -> None:
+    examples = [_asked(f"{n}", f"question number {n % 40}") for n in range(400)]
+    split = split_examples(examples, seed=0)
+    train, counts = without_duplicates(split.train, one_answer=True)
+    assert len(train) == len({e.request.last_user_text for e in split.train})
+    assert counts == {"exact": len(split.train) - len(train), "near": 0}
+    held_out = [*split.choose, *split.calibration]
+    assert len(held_out) == 400 - len(split.train)
+    assert len({e.request.last_user_text for e in held_out}) < len(held_out), "the traffic's own repeats stay"
+    told = leakage(split, train)
+    assert told == {
+        "held_out": len(held_out),
+        "conversations": 0,
+        "same_request": len(held_out),
+        "same_request_and_answer": len(held_out),
+    }
+
+
+def test_leakage_counts_conversations_requests_and_answers_that_cross() -> None:
+    split = Split(
+        train=[_asked("a", "one", group="g"), _asked("b", "two")],
+        choose=[_asked("c", "one", "no", group="g")],
+        calibration=[_asked("d", "two"), _asked("e", "three")],
+    )
+    assert leakage(split, split.train) == {
+        "held_out": 3,
+        "conversations": 1,
+        "same_request": 2,
+        "same_request_and_answer": 1,
+    }

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,11 @@ def test_many_small_files_are_merged_on_the_way(home: Home, store: ParquetTraceS
 def test_traces_older_than_they_may_be_are_erased(store: ParquetTraceStore) -> None:
     day = 86_400.0
     store.add([Trace.from_dict({**record(n), "timestamp": n * day}) for n in range(10)])
-    assert expire(store, retention_days=None, now=10 * day) == 0
-    assert expire(store, retention_days=4, now=10 * day) == 6
+    forgotten: list[str] = []
+    assert expire(store, retention_days=None, now=10 * day, forget=forgotten.extend) == 0
+    assert expire(store, retention_days=4, now=10 * day, forget=forgotten.extend) == 6
+    assert expire(store, retention_days=4, now=10 * day, forget=forgotten.extend) == 0
+    assert sorted(forgotten) == [f"t{n}" for n in range(6)]
     assert [t.timestamp / day for t in store.scan()] == [6, 7, 8, 9]
 
 
@@ -244,10 +247,26 @@ def test_a_simple_store_of_ones_own_can_be_filled(home: Home) -> None:
         def tidy(self) -> int:
             return 0
 
-        def delete(self, *, ids: Collection[str] = (), before: float | None) -> int:
-            return 0
+        def erased(self, ids: Sequence[str]) -> set[str]:
+            return set()
+
+        def erase(self, *, before: float | None) -> set[str]:
+            return set()
 
     fill(home, range(2))
     remembering = Remembering()
     assert compact(home, KEY, remembering).calls == 2
     assert list(remembering.traces) == ["t0", "t1"]
+
+
+def test_a_spool_that_is_read_again_does_not_bring_back_what_was_erased(
+    home: Home, store: ParquetTraceStore
+) -> None:
+    with SpoolWriter(home.spool, KEY, writer_id="g") as spool:
+        for number in range(4):
+            spool.append(record(number))
+        compact(home, KEY, store)
+        assert store.erase(ids=["t1"]) == {"t1"}
+        (home.spool / ".cursor.json").unlink()
+        compact(home, KEY, store)
+    assert names(store) == ["t0", "t2", "t3"]

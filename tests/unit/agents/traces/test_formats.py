@@ -399,3 +399,114 @@ def test_a_telemetry_file_without_chats_says_so(store: ParquetTraceStore, tmp_pa
 )
 def test_formats_are_told_apart_by_their_fields(record: Any, expected: str | None) -> None:
     assert detect(record) == expected
+
+
+# -- what is kept with each call, whatever the format
+
+REASONED = {"role": "assistant", "content": "It rains.", "reasoning_content": "They ask for Oslo."}
+AFTER_A_TOOL = [
+    *MESSAGES,
+    {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+]
+
+
+def _kept_shoal() -> dict[str, Any]:
+    usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+    completion = {"model": "gpt-x-2025", "choices": [{"message": REASONED}], "usage": usage}
+    return {
+        "request": {"model": "gpt-x", "messages": AFTER_A_TOOL, "metadata": {"conversation_id": "k7"}},
+        "response": completion,
+        "latency_ms": 900,
+        "first_token_ms": 250,
+        "cost_usd": 0.002,
+        "served_by": "",
+    }
+
+
+def _kept_litellm() -> dict[str, Any]:
+    return litellm(
+        messages=AFTER_A_TOOL,
+        response={"model": "gpt-x-2025", "choices": [{"message": REASONED, "finish_reason": "stop"}]},
+        startTime="2025-01-01T00:03:37+00:00",
+        endTime="2025-01-01T00:03:37.900+00:00",
+        completionStartTime="2025-01-01T00:03:37.250+00:00",
+        prompt_tokens=11,
+        completion_tokens=5,
+        response_cost=0.002,
+        session_id="k7",
+    )
+
+
+def _kept_langfuse() -> dict[str, Any]:
+    return {
+        "id": "o1",
+        "traceId": "t1",
+        "type": "GENERATION",
+        "model": "gpt-x-2025",
+        "input": AFTER_A_TOOL,
+        "output": REASONED,
+        "startTime": "2025-01-01T00:03:37Z",
+        "endTime": "2025-01-01T00:03:37.900Z",
+        "completionStartTime": "2025-01-01T00:03:37.250Z",
+        "usageDetails": {"input": 11, "output": 5},
+        "costDetails": {"total": 0.002},
+        "sessionId": "k7",
+    }
+
+
+def _kept_otel() -> dict[str, Any]:
+    def text(content: str) -> dict[str, str]:
+        return {"type": "text", "content": content}
+
+    sent = [
+        {"role": "system", "parts": [text("Be brief.")]},
+        {"role": "user", "parts": [text("hi")]},
+        {
+            "role": "assistant",
+            "parts": [{"type": "tool_call", "id": "c1", "name": "find", "arguments": '{"city": "Oslo"}'}],
+        },
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": "rain"}]},
+    ]
+    reasoned = {"type": "reasoning", "content": "They ask for Oslo."}
+    came = [{"role": "assistant", "parts": [reasoned, text("It rains.")], "finish_reason": "max_tokens"}]
+    values = {
+        "gen_ai.input.messages": {"stringValue": json.dumps(sent)},
+        "gen_ai.output.messages": {"stringValue": json.dumps(came)},
+        "gen_ai.response.model": {"stringValue": "gpt-x-2025"},
+        "gen_ai.usage.input_tokens": {"intValue": "11"},
+        "gen_ai.usage.output_tokens": {"intValue": "5"},
+        "gen_ai.usage.cost": {"doubleValue": 0.002},
+        "gen_ai.response.time_to_first_chunk": {"doubleValue": 0.25},
+        "gen_ai.conversation.id": {"stringValue": "k7"},
+    }
+    span = {
+        "traceId": "t",
+        "spanId": "s",
+        "startTimeUnixNano": "1735689817000000000",
+        "endTimeUnixNano": "1735689817900000000",
+        "attributes": [{"key": key, "value": value} for key, value in values.items()],
+    }
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+@pytest.mark.parametrize("record", [_kept_shoal(), _kept_litellm(), _kept_langfuse(), _kept_otel()])
+def test_every_format_keeps_all_there_is_to_know_of_a_call(
+    store: ParquetTraceStore, tmp_path: Path, record: Any
+) -> None:
+    report, (trace,) = imported(store, tmp_path, record)
+    assert report.skipped == []
+    answer = trace.response["choices"][0]["message"]
+    assert (answer["content"], answer["reasoning_content"]) == ("It rains.", "They ask for Oslo.")
+    call, result = trace.chat.messages[-2:]
+    assert call["tool_calls"][0]["function"] == TOOL_CALL["function"]
+    assert (result["role"], result["tool_call_id"], result["content"]) == ("tool", "c1", "rain")
+    usage = trace.answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (11, 5)
+    assert (trace.latency_ms, trace.first_token_ms, trace.cost_usd) == (900.0, 250.0, 0.002)
+    assert (trace.conversation_id, trace.answer.model) == ("k7", "gpt-x-2025")
+
+
+def test_an_otel_answer_that_was_cut_off_says_so(store: ParquetTraceStore, tmp_path: Path) -> None:
+    _, (trace,) = imported(store, tmp_path, _kept_otel())
+    assert trace.answer.finish_reason == "length"

@@ -300,3 +300,17 @@ def test_calls_are_picked_by_their_ids_and_the_record_that_counts_is_the_newest(
     found = {t.id: t.answer.content for t in store.pick({"a", "c", "d", "missing"})}
     assert found == {"a": "new", "c": "yes", "d": "yes"}
     assert store.pick(()) == []
+
+
+def test_files_from_before_a_column_was_added_are_read_counted_and_merged(
+    home: Home, store: ParquetTraceStore
+) -> None:
+    store.add([trace("old", 1.0, client="c")])
+    [path] = parquet_files(home)
+    table = pq.read_table(path).drop_columns(["first_token_ms", "cost_usd"])
+    pq.write_table(table, path)
+    store.add([trace("new", 2.0, client="c")])
+    assert [(t.id, t.cost_usd) for t in store.scan()] == [("old", None), ("new", None)]
+    assert store.stats().clients == {"c": 2}
+    assert store.tidy(small_files=2) == 1
+    assert ids(store) == ["old", "new"]
