@@ -20,7 +20,7 @@ from shoal.agents.tasks.features import digest
 from shoal.agents.tasks.match_data import asks_of, match_data, output_kind_of
 from shoal.agents.tasks.matcher import Match, Matcher
 from shoal.agents.tasks.naming import DULL, slug, telling_words, unique
-from shoal.agents.tasks.split import MIN_PART, Part, split_calls
+from shoal.agents.tasks.split import MIN_PART, Part, split_calls, without_answers
 from shoal.agents.tasks.template import Template, content_words
 from shoal.agents.traces.trace import Trace, TraceId
 
@@ -60,7 +60,9 @@ class _Draft:
         return self.part.calls
 
 
-def find_tasks(traces: Iterable[Trace], *, known: Sequence[Task], seed: int, now: float) -> Found:
+def find_tasks(
+    traces: Iterable[Trace], *, known: Sequence[Task], seed: int, now: float, use_answers: bool = True
+) -> Found:
     """Find tasks; keep id, name and creation time of those that are `known`.
 
     Args:
@@ -68,9 +70,11 @@ def find_tasks(traces: Iterable[Trace], *, known: Sequence[Task], seed: int, now
         known: the registry's tasks, with the owner's corrections in `Task.match`.
         seed: of the samples that splits are decided on.
         now: seconds since the epoch, for tasks that are new.
+        use_answers: False to group by the requests alone; answers then only tell a task's kind of output. Where all
+            answers are missing or the same, it is so anyhow.
     """
     calls = read_calls(traces)
-    drafts, small = _drafts(calls, seed)
+    drafts, small = _drafts(calls if use_answers else without_answers(calls), seed)
     tasks = _as_tasks(drafts, now)
     tasks = _recognised(tasks, drafts, calls, known)
     return _assigned(tasks, calls, small)
