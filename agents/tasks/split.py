@@ -20,6 +20,7 @@ from shoal.agents.tasks.families import Variant, find_families, overlap, same_jo
 from shoal.agents.tasks.features import components, digest, evidence_of, instructions_in
 from shoal.agents.tasks.shapes import RECORDS, AnswerShape, Structure
 from shoal.agents.tasks.template import Template
+from shoal.agents.tasks.turns import Rule, Turn, holds, kinds_of_turn
 
 #: requests alone must tell two parts apart this well (balanced, cross-validated)
 _TELLS_APART = 0.95
@@ -71,13 +72,18 @@ class Part:
     turn: tuple[tuple[str, bool], ...] = ()
 
 
-def split_calls(calls: Sequence[Call], *, seed: int, use_answers: bool = True) -> list[Part]:
+def split_calls(
+    calls: Sequence[Call], *, seed: int, use_answers: bool = True, known_turns: Sequence[Rule] = ()
+) -> list[Part]:
     """Partition the calls under one prompt into jobs, largest first. One part where nothing tells them apart.
 
     Args:
         use_answers: False to decide from the requests alone.
+        known_turns: the kinds of turn that these calls were split into before.
     """
-    if calls[0].features.has_tools or len(calls) < 2 * MIN_PART:
+    if calls[0].features.has_tools:
+        return _by_turn(calls, known_turns, seed) if use_answers else [Part(calls=list(calls), faces=[])]
+    if len(calls) < 2 * MIN_PART:
         return [Part(calls=list(calls), faces=[])]
     use_answers = use_answers and _answers_tell(calls)
     by_face: dict[Face, list[Call]] = defaultdict(list)
@@ -104,6 +110,15 @@ def _answers_tell(calls: Sequence[Call]) -> bool:
 def without_answers(calls: Sequence[Call]) -> list[Call]:
     """The same calls as if none had been answered."""
     return [replace(call, shape=AnswerShape.NONE, content="", keys=()) for call in calls]
+
+
+def _by_turn(calls: Sequence[Call], known: Sequence[Rule], seed: int) -> list[Part]:
+    turns = [Turn(c.features.marks, c.action or c.shape.partition(":")[0], c.conversation) for c in calls]
+    rules = kinds_of_turn(turns, known=known, seed=seed)
+    if not rules:
+        return [Part(calls=list(calls), faces=[])]
+    parts = [Part(calls=[c for c in calls if holds(r, c.features.marks)], faces=[], turn=r) for r in rules]
+    return sorted((p for p in parts if p.calls), key=lambda part: (-len(part.calls), part.calls[0].id))
 
 
 # --- what a request looks like from outside
