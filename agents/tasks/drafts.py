@@ -15,7 +15,7 @@ from shoal.agents.tasks.match_data import match_data
 from shoal.agents.tasks.naming import DULL, slug, telling_words, unique
 from shoal.agents.tasks.split import Part
 from shoal.agents.tasks.template import Template, content_words
-from shoal.agents.tasks.turns import shown
+from shoal.agents.tasks.turns import REST, shown
 
 _MAX_DESCRIPTION = 400
 
@@ -111,6 +111,8 @@ def _what_follows(draft: Draft) -> list[str]:
     """`<function>` where one is called more often than anything else happens, else `reply`; and after which function."""
     actions = Counter(call.action or "reply" for call in draft.calls)
     after = [mark for mark, wanted in draft.part.turn if wanted and mark.startswith("after ")]
+    if draft.part.turn == REST:
+        return ["other", "turns"]
     return [actions.most_common(1)[0][0], *(part for mark in after[:1] for part in mark.split())]
 
 

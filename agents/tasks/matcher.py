@@ -40,7 +40,7 @@ from shoal.agents.tasks.features import (
 from shoal.agents.tasks.language import UNDECIDED
 from shoal.agents.tasks.shapes import RECORDS
 from shoal.agents.tasks.template import Template
-from shoal.agents.tasks.turns import Rule, holds
+from shoal.agents.tasks.turns import Rule, kind_of
 from shoal.agents.traces.chat import ChatRequest
 
 MATCH_VERSION = 1
@@ -245,8 +245,10 @@ class Matcher:
     def _of_face(self, candidates: list[_Known], features: Features) -> list[_Known]:
         """Candidates whose calls have looked like this one; those with a frequent instruction around the input come first."""
         structure = str(features.structure)
-        if any(known.turn for known in candidates):
-            return [known for known in candidates if holds(known.turn, features.marks)][:1]
+        staged = [known for known in candidates if known.turn]
+        if staged:
+            kind = kind_of([known.turn for known in staged], features.marks)
+            return [] if kind is None else [staged[kind]]
         if len(candidates) == 1 and not candidates[0].faces:
             return candidates if structure in candidates[0].structures or features.has_tools else []
         instructions = instructions_in(features)

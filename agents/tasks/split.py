@@ -20,7 +20,7 @@ from shoal.agents.tasks.families import Variant, find_families, overlap, same_jo
 from shoal.agents.tasks.features import components, digest, evidence_of, instructions_in
 from shoal.agents.tasks.shapes import RECORDS, AnswerShape, Structure
 from shoal.agents.tasks.template import Template
-from shoal.agents.tasks.turns import Rule, Turn, holds, kinds_of_turn
+from shoal.agents.tasks.turns import Rule, Turn, kind_of, kinds_of_turn
 
 #: requests alone must tell two parts apart this well (balanced, cross-validated)
 _TELLS_APART = 0.95
@@ -117,7 +117,10 @@ def _by_turn(calls: Sequence[Call], known: Sequence[Rule], seed: int) -> list[Pa
     rules = kinds_of_turn(turns, known=known, seed=seed)
     if not rules:
         return [Part(calls=list(calls), faces=[])]
-    parts = [Part(calls=[c for c in calls if holds(r, c.features.marks)], faces=[], turn=r) for r in rules]
+    parts = [Part(calls=[], faces=[], turn=rule) for rule in rules]
+    for call in calls:
+        if (kind := kind_of(rules, call.features.marks)) is not None:
+            parts[kind].calls.append(call)
     return sorted((p for p in parts if p.calls), key=lambda part: (-len(part.calls), part.calls[0].id))
 
 

@@ -4,13 +4,15 @@ A turn's marks are read off its request alone: after which tool's result, which 
 just said and the agent said before that, whether names (`ABC123`) were given that no call has used yet. Where a log's
 answers say what came next, a shallow decision tree over the marks finds the stages after which something else follows; its
 leaves are conjunctions of marks, so that a call is recognised before it is answered. How many leaves there are is chosen by
-cross-validation over conversations. Knows nothing of prompts or tasks; `marks_of` must be the same in learning and serving.
+cross-validation over conversations. A leaf is a kind of turn if it has calls enough for a specialist to be proved and one
+thing clearly follows; all other turns stay together as one kind, because proof takes calls. Knows nothing of prompts or tasks; `marks_of` must be the same in learning and serving.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +21,18 @@ from shoal.agents.traces.chat import ChatRequest, text_of
 
 #: what must hold of a turn, and what must not: (mark, holds)
 Rule = tuple[tuple[str, bool], ...]
+#: the kind of all turns that are of no other kind
+REST: Rule = (("none of the other kinds", True),)
 
-#: a kind of turn has so many calls, and such a share of the prompt's; a contract at 5% takes 59 right calibration calls
-MIN_TURNS = 100
+#: a kind of turn has so many calls (a contract at 5% takes 59 right ones in calibration alone), and such a share of the prompt's
+MIN_TURNS = 200
+#: leaves of the tree may be smaller: what is left of them goes to the rest
+_MIN_LEAF = 100
 _MIN_SHARE = 0.06
-_MAX_KINDS = 8
+_MAX_LEAVES = 8
+#: one thing clearly follows: such a share of the turns, or a function in such a share
+_FOLLOWS = 0.8
+_FUNCTION_FOLLOWS = 0.4
 #: turns with a history, below which there are no stages
 _MIN_WITH_HISTORY = 0.3
 _FOLDS = 5
@@ -34,6 +43,8 @@ _SHORT_RESULT = 60
 _SHORT_SAID = 40
 #: an older split stays while it tells so much of what a new one tells
 _STAYS = 0.8
+#: what follows where no function does; see `shapes.AnswerShape`
+_SHAPES = frozenset({"text", "json", "label", "none"})
 
 _ADDRESS = re.compile(r"<[A-Z]+_\d{1,6}>|[\w.+-]{1,64}@[\w.-]+|\bhttps?://\S+")
 _WORTH_READING = re.compile(r"@|://|<[A-Z]")
@@ -123,9 +134,15 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(text[:_READ_WORD_CHARS])}
 
 
-def holds(rule: Rule, marks: frozenset[str]) -> bool:
-    """Whether a turn is of a kind."""
-    return all((mark in marks) == wanted for mark, wanted in rule)
+def kind_of(rules: Sequence[Rule], marks: frozenset[str]) -> int | None:
+    """The index of the rule that a turn meets; the rest where it meets no other, None where there is no rest."""
+    rest = None
+    for index, rule in enumerate(rules):
+        if rule == REST:
+            rest = index
+        elif all((mark in marks) == wanted for mark, wanted in rule):
+            return index
+    return rest
 
 
 def shown(rule: Rule) -> str:
@@ -137,7 +154,7 @@ def shown(rule: Rule) -> str:
 
 
 def kinds_of_turn(turns: Sequence[Turn], *, known: Sequence[Rule], seed: int) -> list[Rule]:
-    """Rules, of which each turn meets just one; empty where no stages show.
+    """Rules, the rest among them, by which each turn is of one kind; empty where no stages show.
 
     Args:
         turns: in an order that is the same from run to run.
@@ -145,34 +162,48 @@ def kinds_of_turn(turns: Sequence[Turn], *, known: Sequence[Rule], seed: int) ->
             new split does: specialists were trained on them.
     """
     with_history = sum("history" in turn.marks for turn in turns)
-    least = max(MIN_TURNS, int(_MIN_SHARE * len(turns)))
-    if with_history < _MIN_WITH_HISTORY * len(turns) or len(turns) < 2 * least:
+    if with_history < _MIN_WITH_HISTORY * len(turns) or len(turns) < 2 * MIN_TURNS:
         return []
     if len(turns) > _FITTED:
         turns = [turns[i * len(turns) // _FITTED] for i in range(_FITTED)]
-        least = max(MIN_TURNS, int(_MIN_SHARE * len(turns)))
-    new = _tree(turns, least, seed)
+    leaves = _tree(turns, max(_MIN_LEAF, int(_MIN_SHARE * len(turns))), seed)
+    clear = [rule for rule, actions in _grouped(leaves, turns) if _follows(actions)]
+    new = [*clear, REST] if clear else []
     old = list(known)
     if _divides(old, turns) and _told(old, turns) >= _STAYS * _told(new, turns):
         return old
     return new
 
 
+def _follows(actions: Sequence[str]) -> bool:
+    """Whether one thing clearly follows, and often enough to be proved."""
+    counts = Counter(actions)
+    action, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    needed = _FOLLOWS if action in _SHAPES else _FUNCTION_FOLLOWS
+    return len(actions) >= MIN_TURNS and count >= needed * len(actions)
+
+
+def _grouped(rules: Sequence[Rule], turns: Sequence[Turn]) -> list[tuple[Rule, list[str]]]:
+    """Each rule with what followed the turns that meet it; rules that no turn meets are left out."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for turn in turns:
+        if (kind := kind_of(rules, turn.marks)) is not None:
+            groups[kind].append(turn.action)
+    return [(rules[kind], groups[kind]) for kind in sorted(groups)]
+
+
 def _divides(rules: Sequence[Rule], turns: Sequence[Turn]) -> bool:
-    """Whether there are rules of which each turn meets just one."""
-    return len(rules) > 1 and all(sum(holds(rule, turn.marks) for rule in rules) == 1 for turn in turns)
+    """Whether each turn meets one of several rules."""
+    return len(rules) > 1 and all(kind_of(rules, turn.marks) is not None for turn in turns)
 
 
 def _told(rules: Sequence[Rule], turns: Sequence[Turn]) -> float:
     """Nats per turn that the kind tells of what follows."""
-    groups = [[t.action for t in turns if holds(rule, t.marks)] for rule in rules]
-    inside = sum(len(group) * _entropy(group) for group in groups)
+    inside = sum(len(actions) * _entropy(actions) for _, actions in _grouped(rules, turns))
     return _entropy([t.action for t in turns]) - inside / len(turns) if rules else 0.0
 
 
 def _entropy(actions: Sequence[str]) -> float:
-    import math
-
     counts = Counter(actions)
     return -sum(n / len(actions) * math.log(n / len(actions)) for n in counts.values())
 
@@ -197,7 +228,7 @@ def _tree(turns: Sequence[Turn], least: int, seed: int) -> list[Rule]:
         count: np.array(
             [_loss(matrix, truth, train, test, count, least, len(actions), seed) for train, test in folds]
         )
-        for count in range(1, _MAX_KINDS + 1)
+        for count in range(1, _MAX_LEAVES + 1)
     }
     best = min(losses, key=lambda count: float(losses[count].mean()))
     # the fewest kinds that are as good as the best, to within a standard error of the difference over folds
