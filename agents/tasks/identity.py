@@ -46,6 +46,7 @@ def recognised(
     by_id = {task.id: task for task in known}
     taken_names, taken_ids = {task.name for task in known}, set(by_id)
     found: list[Task] = []
+    descent: dict[TaskId, list[TaskId]] = {}
     for n, task in enumerate(tasks):
         if n in identity:
             found.append(_kept(by_id[identity[n]], task))
@@ -53,9 +54,31 @@ def recognised(
         name, task_id = unique(task.name, taken_names), TaskId(unique(task.id, taken_ids))
         taken_names.add(name)
         taken_ids.add(task_id)
-        found.append(replace(task, name=name, id=task_id))
+        task = replace(task, name=name, id=task_id)
+        parent = _parent(shared[n], len(drafts[n].calls))
+        if parent is not None:
+            descent.setdefault(parent, []).append(task_id)
+            task = _inherited(by_id[parent], task)
+        found.append(task)
     heirs = {task_id: found[n].id for _, n, task_id in reversed(pairs)}
-    return found + _left_over(known, set(identity.values()), heirs, found)
+    gone = {old: heir for old, heir in heirs.items() if old not in identity.values()}
+    every = found + _left_over(known, set(identity.values()), gone, found)
+    return [_redirected(task, gone, descent) for task in every]
+
+
+def _parent(shared: Counter[TaskId], calls: int) -> TaskId | None:
+    """The known task that had most of the calls of a new one."""
+    if not shared:
+        return None
+    task_id, count = min(shared.items(), key=lambda item: (-item[1], item[0]))
+    return task_id if 2 * count > calls else None
+
+
+def _inherited(parent: Task, new: Task) -> Task:
+    """A new task of calls that a known one had: what the owner said of those calls holds on."""
+    into = parent.match.get("merged_into")
+    match = {**new.match, "merged_into": into} if into else new.match
+    return replace(new, match=match, excluded=parent.excluded)
 
 
 def _kept(old: Task, new: Task) -> Task:
@@ -79,14 +102,31 @@ def _left_over(
     for task in known:
         if task.id in found:
             continue
-        data = dict(task.match)
-        if "v" in data and task.id in heirs:
-            data["retired"] = True
-            task = replace(task, reason=f"its calls belong to {names[heirs[task.id]]} now")
-        if rule := data.get("split"):
-            data["split"] = {
-                **rule,
-                "of": heirs.get(rule["of"], rule["of"]) if rule["of"] not in found else rule["of"],
-            }
-        left.append(replace(task, match=data, calls=0))
+        if "v" in task.match and task.id in heirs:
+            reason = f"its calls belong to {names[heirs[task.id]]} now"
+            task = replace(task, reason=reason, match={**task.match, "retired": True})
+        left.append(replace(task, calls=0))
     return left
+
+
+def _redirected(
+    task: Task, heirs: Mapping[TaskId, TaskId], descent: Mapping[TaskId, Sequence[TaskId]]
+) -> Task:
+    """The owner's merges and splits, pointed at who has the calls now.
+
+    Args:
+        heirs: of tasks that are gone, who has most of their calls.
+        descent: of known tasks, the new ones that were made of their calls.
+    """
+    data = dict(task.match)
+    if (into := data.get("merged_into")) in heirs:
+        data["merged_into"] = heirs[into]
+        if data["merged_into"] == task.id:
+            del data["merged_into"]
+    if rule := data.get("split"):
+        sources = [rule["of"], *rule.get("also", ())]
+        now = [heirs.get(source, source) for source in sources]
+        now += [new for source in sources for new in descent.get(source, ())]
+        of, *also = dict.fromkeys(source for source in now if source != task.id)
+        data["split"] = {**rule, "of": of, **({"also": also} if also else {})}
+    return task if data == task.match else replace(task, match=data)

@@ -14,7 +14,9 @@ A task's `match` is plain data (msgpack and JSON take it), made by the finder:
     tool_set      functions that the log offered, with their parameters; `open_tools` as `open_prompts`
     asks          what the log's calls asked for beyond the message; see `agents/routing/capability.py`
     merged_into   id of the task that the owner merged this one into
-    split         `{"of": id, "fingerprints": [...], "contains": [...]}`: the owner's rule for calls split off that task
+    split         `{"of": id, "fingerprints": [...], "contains": [...], "also": [id, ...]}`: the owner's rule for calls split
+                  off that task, and off those that were made of its calls since
+    about         counts for people; see `about.py`. Nothing is recognised by it
     retired       its calls belong to other tasks now
 
 Pure. Knows nothing of who answers a task.
@@ -163,9 +165,9 @@ class Matcher:
         if data.get("merged_into"):
             self._corrections.merged[task_id] = TaskId(data["merged_into"])
         if rule := data.get("split"):
-            self._corrections.split[TaskId(rule["of"])].append(
-                (task_id, frozenset(rule.get("fingerprints", ())), tuple(rule.get("contains", ())))
-            )
+            off = (task_id, frozenset(rule.get("fingerprints", ())), tuple(rule.get("contains", ())))
+            for source in (rule["of"], *rule.get("also", ())):
+                self._corrections.split[TaskId(source)].append(off)
 
     def match(self, request: ChatRequest) -> Match:
         """The request's task. p50 about 0.02 ms for a prompt that the log had."""
