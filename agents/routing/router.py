@@ -204,6 +204,7 @@ _HOW = {
     "template": "the template of its prompt",
     "layout": "its prompt and the layout of its input",
     "text": "its prompt and the words of its input",
+    "turn": "its prompt and the stage of the conversation",
     "owner": "its prompt and the owner's correction",
 }
 

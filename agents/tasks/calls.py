@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.agents.tasks.families import Outputs
-from shoal.agents.tasks.features import Features, PromptMemo, features_of
+from shoal.agents.tasks.features import Features, PromptMemo, digest, features_of
 from shoal.agents.tasks.shapes import AnswerShape, could_be_label, json_answer_keys, label_style
 from shoal.agents.tasks.template import tokens_of
+from shoal.agents.traces.chat import ChatRequest, text_of
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import ShoalError
 
 #: an answer must come so often in the log to count as a label
 _RECURS = 3
 _READ_CHARS = 2000
+_CHARS_PER_TOKEN = 4
 
 
 @dataclass(slots=True)
@@ -28,6 +30,9 @@ class Call:
         content: the answer's text, stripped.
         keys: top-level keys of an answer that is JSON.
         settings: the request's fields besides model, messages and tools.
+        action: the functions called, joined by `+`; empty where none was.
+        conversation: calls with the same one are turns of the same conversation.
+        tokens_in, tokens_out: as the answer's usage says; `tokens_guessed`: it does not, and four characters are a token.
     """
 
     id: TraceId
@@ -37,6 +42,11 @@ class Call:
     keys: tuple[str, ...]
     settings: Mapping[str, Any]
     last_role: str
+    action: str = ""
+    conversation: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_guessed: bool = False
 
 
 #: fields that say nothing about how the answer is to be made
@@ -56,21 +66,25 @@ _NO_SETTINGS = frozenset(
 )
 
 
-def read_calls(traces: Iterable[Trace]) -> list[Call]:
-    """Read traces in their order. An answer counts as a label if it recurs in the log, whatever its call-site."""
-    memo = PromptMemo()
-    calls = [_read(trace, memo) for trace in traces]
-    recurring = Counter(call.content for call in calls if call.shape == AnswerShape.LABEL)
-    for call in calls:
-        if call.shape == AnswerShape.LABEL:
-            recurs = recurring[call.content] >= _RECURS
-            call.shape = f"{AnswerShape.LABEL}:{label_style(call.content)}" if recurs else AnswerShape.TEXT
-    return calls
+def recurring_labels(calls: Iterable[Call]) -> frozenset[str]:
+    """Answers that look like labels and come often enough to be some, whatever their call-site."""
+    counts = Counter(call.content for call in calls if call.shape == AnswerShape.LABEL)
+    return frozenset(content for content, count in counts.items() if count >= _RECURS)
 
 
-def _read(trace: Trace, memo: PromptMemo) -> Call:
+def settle(call: Call, labels: frozenset[str]) -> None:
+    """Decide whether an answer that looks like a label is one."""
+    if call.shape == AnswerShape.LABEL:
+        call.shape = (
+            f"{AnswerShape.LABEL}:{label_style(call.content)}" if call.content in labels else AnswerShape.TEXT
+        )
+
+
+def read_call(trace: Trace, memo: PromptMemo) -> Call:
+    """Read a trace; whether a label-like answer is a label, `settle` decides when the log is known."""
     request = trace.chat
-    shape, content, keys = _answer(trace)
+    tokens_in, tokens_out, guessed = _tokens(trace)
+    shape, content, keys, action = _answer(trace)
     return Call(
         id=trace.id,
         features=features_of(request, memo),
@@ -79,23 +93,49 @@ def _read(trace: Trace, memo: PromptMemo) -> Call:
         keys=keys,
         settings={k: v for k, v in request.body.items() if k not in _NO_SETTINGS and v is not None},
         last_role=str(request.messages[-1]["role"]),
+        action=action,
+        conversation=_conversation(request),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        tokens_guessed=guessed,
     )
 
 
-def _answer(trace: Trace) -> tuple[str, str, tuple[str, ...]]:
+def _answer(trace: Trace) -> tuple[str, str, tuple[str, ...], str]:
+    """(shape, text, keys of JSON, functions called)."""
     try:
         answer = trace.answer
     except ShoalError:
-        return AnswerShape.NONE, "", ()
+        return AnswerShape.NONE, "", (), ""
     content = (answer.content or "").strip()
     if answer.tool_calls:
-        return AnswerShape.TOOL_CALL, content, ()
+        called = {str((call.get("function") or {}).get("name")) for call in answer.tool_calls}
+        return AnswerShape.TOOL_CALL, content, (), "+".join(sorted(called))
     if not content:
-        return AnswerShape.NONE, "", ()
+        return AnswerShape.NONE, "", (), ""
     keys = json_answer_keys(content)
     if keys is not None:
-        return AnswerShape.JSON, content, keys
-    return (AnswerShape.LABEL if could_be_label(content) else AnswerShape.TEXT), content, ()
+        return AnswerShape.JSON, content, keys, ""
+    return (AnswerShape.LABEL if could_be_label(content) else AnswerShape.TEXT), content, (), ""
+
+
+def _tokens(trace: Trace) -> tuple[int, int, bool]:
+    """(in, out, guessed from the number of characters)."""
+    usage = trace.response.get("usage") or {}
+    if usage.get("prompt_tokens") or usage.get("completion_tokens"):
+        return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), False
+    choices = trace.response.get("choices")
+    said = str(choices[0].get("message") or "") if choices and isinstance(choices[0], Mapping) else ""
+    asked = sum(len(text_of(message)) for message in trace.chat.messages)
+    return max(1, asked // _CHARS_PER_TOKEN), max(1, len(said) // _CHARS_PER_TOKEN), True
+
+
+def _conversation(request: ChatRequest) -> str:
+    """Its id, else a digest of how the conversation began."""
+    if request.conversation_id is not None:
+        return request.conversation_id
+    opening = next((text_of(m) for m in request.messages if m["role"] == "user"), "")
+    return digest(opening)
 
 
 def outputs_of(calls: Sequence[Call]) -> Outputs:

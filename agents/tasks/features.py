@@ -18,6 +18,7 @@ from shoal.agents.curation.scrub import RECOGNISERS
 from shoal.agents.tasks.language import UNDECIDED, language_of
 from shoal.agents.tasks.shapes import RECORDS, Structure, structure_of
 from shoal.agents.tasks.template import content_words, mask, normal, tokens_of
+from shoal.agents.tasks.turns import marks_of
 from shoal.agents.traces.chat import ChatRequest
 
 #: an instruction before or after the input is looked for in this many characters
@@ -80,6 +81,7 @@ class Features:
         tools: the offered functions, each with its parameters: `FindBus(from, to)`.
         keys: top-level keys of an input that is a record.
         input: the newest user message.
+        marks: of the stage of a conversation with tools; see `turns.py`. Empty where they were not read.
     """
 
     fingerprint: str
@@ -90,10 +92,11 @@ class Features:
     structure: Structure
     keys: tuple[str, ...]
     input: str
+    marks: frozenset[str] = frozenset()
 
 
-def features_of(request: ChatRequest, prompt_of: PromptMemo) -> Features:
-    """Read a request. `prompt_of` remembers masked prompts between calls."""
+def features_of(request: ChatRequest, prompt_of: PromptMemo, *, stage: bool = True) -> Features:
+    """Read a request. `prompt_of` remembers masked prompts between calls; `stage`: read the marks of calls with tools."""
     prompt = prompt_of(request.system_text)
     tools = tools_of(request.tools)
     asked = format_of(request.response_format)
@@ -108,6 +111,7 @@ def features_of(request: ChatRequest, prompt_of: PromptMemo) -> Features:
         structure=structure,
         keys=keys,
         input=text,
+        marks=marks_of(request) if tools and stage else frozenset(),
     )
 
 

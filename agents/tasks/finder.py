@@ -4,31 +4,34 @@ Calls are grouped by fingerprint (masked system prompt, tools or none, asked-for
 merged (`families.py`); a prompt that hides several jobs is split (`split.py`). What comes out is match data, and every
 call's task is then what the matcher says from its request alone: serving and learning see the same tasks. The owner's
 corrections are carried over. Deterministic; knows nothing of models, storage or Ray.
+
+What the tasks are is decided on a bounded sample (`sample.py`); then the log is read once more and each call assigned, so
+that memory grows by its id and its task alone.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.agents.registry.records import OutputKind, Task, TaskId
-from shoal.agents.tasks.calls import Call, outputs_of, read_calls
+from shoal.agents.registry.records import Task, TaskId
+from shoal.agents.tasks.about import Tally
+from shoal.agents.tasks.calls import Call, outputs_of, read_call, recurring_labels, settle
+from shoal.agents.tasks.drafts import Draft, as_tasks
 from shoal.agents.tasks.families import Family, Variant, find_families
-from shoal.agents.tasks.features import digest
-from shoal.agents.tasks.match_data import asks_of, match_data, output_kind_of
+from shoal.agents.tasks.features import PromptMemo
+from shoal.agents.tasks.identity import recognised
 from shoal.agents.tasks.matcher import Match, Matcher
-from shoal.agents.tasks.naming import DULL, slug, telling_words, unique
-from shoal.agents.tasks.split import MIN_PART, Part, split_calls
-from shoal.agents.tasks.template import Template, content_words
+from shoal.agents.tasks.sample import MAX_SAMPLE, Sample
+from shoal.agents.tasks.split import MIN_PART, split_calls, without_answers
+from shoal.agents.tasks.turns import Rule
 from shoal.agents.traces.trace import Trace, TraceId
 
 #: fewer calls than this are no task
 MIN_CALLS = MIN_PART
 #: distinct prompts that may found families; rarer ones can only join
 _MAX_VARIANTS = 3000
-_MAX_DESCRIPTION = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,54 +50,87 @@ class Found:
     reasons: dict[TraceId, str]
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A job before it has a name: one part of a family of prompts."""
-
-    template: Template
-    part: Part
-    siblings: int
-
-    @property
-    def calls(self) -> list[Call]:
-        return self.part.calls
-
-
-def find_tasks(traces: Iterable[Trace], *, known: Sequence[Task], seed: int, now: float) -> Found:
+def find_tasks(
+    traces: Iterable[Trace],
+    *,
+    known: Sequence[Task],
+    seed: int,
+    now: float,
+    use_answers: bool = True,
+    max_sample: int = MAX_SAMPLE,
+) -> Found:
     """Find tasks; keep id, name and creation time of those that are `known`.
 
     Args:
-        traces: in any order that is the same from run to run.
+        traces: in any order that is the same from run to run. What can be iterated again (a list, or an object whose
+            `__iter__` scans the store) is read twice where it has more than `max_sample` calls, and then never held in
+            memory; an iterator is held.
         known: the registry's tasks, with the owner's corrections in `Task.match`.
         seed: of the samples that splits are decided on.
         now: seconds since the epoch, for tasks that are new.
+        use_answers: False to group by the requests alone; answers then only tell a task's kind of output. Where all
+            answers of a prompt are missing or the same, it is so anyhow.
+        max_sample: calls on which it is decided what the tasks are.
     """
-    calls = read_calls(traces)
-    drafts, small = _drafts(calls, seed)
-    tasks = _as_tasks(drafts, now)
-    tasks = _recognised(tasks, drafts, calls, known)
-    return _assigned(tasks, calls, small)
+    if isinstance(traces, Iterator):
+        traces = list(traces)
+    memo = PromptMemo()
+    sample = Sample(seed, max_sample)
+    for trace in traces:
+        sample.add(read_call(trace, memo))
+    calls = sample.calls()
+    labels = recurring_labels(calls)
+    for call in calls:
+        settle(call, labels)
+    drafts, small = _drafts(calls if use_answers else without_answers(calls), known, seed, use_answers)
+    tasks = recognised(as_tasks(drafts, now), drafts, calls, known)
+    if len(calls) == sample.seen:
+        return _assigned(tasks, calls, small)
+    return _assigned(tasks, _read_again(traces, memo, labels), small)
+
+
+def _read_again(traces: Iterable[Trace], memo: PromptMemo, labels: frozenset[str]) -> Iterator[Call]:
+    for trace in traces:
+        call = read_call(trace, memo)
+        settle(call, labels)
+        yield call
 
 
 # --- jobs
 
 
-def _drafts(calls: Sequence[Call], seed: int) -> tuple[list[_Draft], dict[str, int]]:
+def _drafts(
+    calls: Sequence[Call], known: Sequence[Task], seed: int, use_answers: bool
+) -> tuple[list[Draft], dict[str, int]]:
     """Jobs, largest family first; and the fingerprints of groups that are too small, with their sizes."""
     by_kind: dict[tuple[bool, str], dict[str, list[Call]]] = defaultdict(lambda: defaultdict(list))
     for call in calls:
         by_kind[call.features.has_tools, call.features.format][call.features.fingerprint].append(call)
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
     small: dict[str, int] = {}
     for groups in by_kind.values():
         for family, inside in _families(groups):
+            fingerprints = {c.features.fingerprint for c in inside}
             if len(inside) < MIN_CALLS:
-                small.update(dict.fromkeys({c.features.fingerprint for c in inside}, len(inside)))
+                small.update(dict.fromkeys(fingerprints, len(inside)))
                 continue
-            parts = [p for p in split_calls(inside, seed=seed) if len(p.calls) >= MIN_CALLS]
-            drafts.extend(_Draft(template=family.template, part=part, siblings=len(parts)) for part in parts)
+            turns = _known_turns(known, fingerprints)
+            found = split_calls(inside, seed=seed, use_answers=use_answers, known_turns=turns)
+            parts = [part for part in found if len(part.calls) >= MIN_CALLS]
+            drafts.extend(Draft(template=family.template, part=part, siblings=len(parts)) for part in parts)
     drafts.sort(key=lambda draft: (-len(draft.calls), draft.calls[0].id))
     return drafts, small
+
+
+def _known_turns(known: Sequence[Task], fingerprints: set[str]) -> list[Rule]:
+    """The kinds of turn that these prompts were split into before."""
+    return sorted(
+        tuple((str(mark), bool(wanted)) for mark, wanted in task.match["turn"])
+        for task in known
+        if task.match.get("turn")
+        and not task.match.get("retired")
+        and not fingerprints.isdisjoint(task.match["fingerprints"])
+    )
 
 
 def _families(groups: Mapping[str, list[Call]]) -> list[tuple[Family, list[Call]]]:
@@ -114,186 +150,28 @@ def _families(groups: Mapping[str, list[Call]]) -> list[tuple[Family, list[Call]
     return list(zip(families, inside, strict=True))
 
 
-# --- tasks
-
-
-def _as_tasks(drafts: Sequence[_Draft], now: float) -> list[Task]:
-    words_of = [set(word.lower() for word in content_words(draft.template.tokens)) for draft in drafts]
-    elsewhere = Counter(word for words in words_of for word in words)
-    tasks: list[Task] = []
-    taken: set[str] = set()
-    ids: set[str] = set()
-    for draft, words in zip(drafts, words_of, strict=True):
-        data = match_data(draft.part, draft.template)
-        kind = output_kind_of(draft.calls)
-        others = elsewhere.copy()
-        others.subtract(words)
-        name = unique(_name(draft, others, kind), taken)
-        shape = outputs_of(draft.calls).shapes.most_common(1)[0][0]
-        parts = (*draft.template.runs, repr(data["faces"]), shape, data["format"], str(data["tools"]))
-        key = unique(digest(*parts)[:10], ids)
-        taken.add(name)
-        ids.add(key)
-        tasks.append(
-            Task(
-                id=TaskId(f"t{key}"),
-                name=name,
-                output_kind=kind,
-                calls=len(draft.calls),
-                description=_description(draft, kind),
-                match=data,
-                created_at=now,
-            )
-        )
-    return tasks
-
-
-def _name(draft: _Draft, elsewhere: Counter[str], kind: OutputKind) -> str:
-    tokens = draft.template.tokens
-    instructions = [f.instruction for f in draft.part.faces if f.instruction is not None]
-    if instructions:
-        tokens = [*instructions[0].tokens, *tokens]
-    if draft.siblings <= 1 or instructions:
-        return slug(telling_words(tokens, elsewhere)) or slug(_input_words(draft, kind)) or f"{kind}-task"
-    base = telling_words(tokens, Counter(), count=1)
-    return slug([*base, *_input_words(draft, kind)]) or f"{kind}-task"
-
-
-def _input_words(draft: _Draft, kind: OutputKind) -> list[str]:
-    """What tells a job from its siblings: keys of its records, its functions, its labels, or words of its inputs."""
-    keys = Counter(key for call in draft.calls for key in call.features.keys)
-    if sum(bool(c.features.keys) for c in draft.calls) > len(draft.calls) / 2:
-        return [key for key, _ in keys.most_common(2)]
-    if draft.calls[0].features.has_tools:
-        words = Counter(
-            w for c in draft.calls for tool in c.features.tools for w in _parts(tool.split("(")[0])
-        )
-    elif kind is OutputKind.LABEL:
-        labels = outputs_of(draft.calls).labels
-        words = Counter()
-        for label, count in labels.items():
-            words.update(dict.fromkeys(_parts(label), count))
-    else:
-        words = Counter(
-            w for c in draft.calls[:1000] for w in set(c.features.input.lower().split()) if w.isalpha()
-        )
-        if weights := draft.part.weights:
-            words = Counter({w: round(n * max(0.0, weights.get(w, 0.0))) for w, n in words.items()})
-    return [w for w in content_words([w for w, _ in words.most_common(100)]) if w not in DULL][:3]
-
-
-def _parts(name: str) -> list[str]:
-    """Words of a snake_case or CamelCase name."""
-    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", name)]
-
-
-def _description(draft: _Draft, kind: OutputKind) -> str:
-    one = len({call.features.fingerprint for call in draft.calls}) == 1
-    prompt = draft.calls[0].features.prompt.masked if one else draft.template.shown()
-    parts = [" ".join(prompt.split())]
-    for face in draft.part.faces:
-        if face.instruction is not None:
-            parts.append(face.instruction.shown().strip())
-    if draft.siblings > 1:
-        records = sorted({face.record for face in draft.part.faces if face.record})
-        parts.append(f"input: {', '.join(records) or 'text'}; answers: {kind}")
-    text = " | ".join(part for part in parts if part)
-    return text if len(text) <= _MAX_DESCRIPTION else text[: _MAX_DESCRIPTION - 1] + "…"
-
-
-# --- what is known already
-
-
-def _recognised(
-    tasks: Sequence[Task], drafts: Sequence[_Draft], calls: Sequence[Call], known: Sequence[Task]
-) -> list[Task]:
-    """Found tasks under the identity of those known, by the calls that they share; then what is known and was not found."""
-    if not known:
-        return list(tasks)
-    before = Matcher([(task.id, task) for task in known], corrected=False)
-    earlier: dict[TraceId, TaskId] = {}
-    for call in calls:
-        task_id = before.match_features(call.features).task_id
-        if task_id is not None:
-            earlier[call.id] = task_id
-    had = Counter(earlier.values())
-    shared = [Counter(earlier[c.id] for c in draft.calls if c.id in earlier) for draft in drafts]
-    pairs = sorted(
-        ((count, n, task_id) for n, counter in enumerate(shared) for task_id, count in counter.items()),
-        key=lambda item: (-item[0], item[1], item[2]),
-    )
-    identity: dict[int, TaskId] = {}
-    for count, n, task_id in pairs:
-        if n in identity or task_id in identity.values():
-            continue
-        if 2 * count >= min(len(drafts[n].calls), had[task_id]):
-            identity[n] = task_id
-    by_id = {task.id: task for task in known}
-    taken_names, taken_ids = {task.name for task in known}, set(by_id)
-    found: list[Task] = []
-    for n, task in enumerate(tasks):
-        if n in identity:
-            found.append(_kept(by_id[identity[n]], task))
-            continue
-        name, task_id = unique(task.name, taken_names), TaskId(unique(task.id, taken_ids))
-        taken_names.add(name)
-        taken_ids.add(task_id)
-        found.append(replace(task, name=name, id=task_id))
-    heirs = {task_id: found[n].id for _, n, task_id in reversed(pairs)}
-    return found + _left_over(known, set(identity.values()), heirs, found)
-
-
-def _kept(old: Task, new: Task) -> Task:
-    """The known task with what was found now; the owner's word stays."""
-    corrections = {key: old.match[key] for key in ("merged_into", "split") if key in old.match}
-    return replace(
-        old,
-        match={**new.match, **corrections},
-        calls=new.calls,
-        output_kind=new.output_kind,
-        description=new.description,
-    )
-
-
-def _left_over(
-    known: Sequence[Task], found: set[TaskId], heirs: Mapping[TaskId, TaskId], tasks: Sequence[Task]
-) -> list[Task]:
-    """Known tasks that were not found: retired where others have their calls, else as they were."""
-    names = {task.id: task.name for task in tasks}
-    left = []
-    for task in known:
-        if task.id in found:
-            continue
-        data = dict(task.match)
-        if "v" in data and task.id in heirs:
-            data["retired"] = True
-            task = replace(task, reason=f"its calls belong to {names[heirs[task.id]]} now")
-        if rule := data.get("split"):
-            data["split"] = {
-                **rule,
-                "of": heirs.get(rule["of"], rule["of"]) if rule["of"] not in found else rule["of"],
-            }
-        left.append(replace(task, match=data, calls=0))
-    return left
-
-
 # --- every call's task
 
 
-def _assigned(tasks: Sequence[Task], calls: Sequence[Call], small: Mapping[str, int]) -> Found:
+def _assigned(tasks: Sequence[Task], calls: Iterable[Call], small: Mapping[str, int]) -> Found:
     matcher = Matcher([(task.id, task) for task in tasks])
     assignment: dict[TraceId, TaskId | None] = {}
     reasons: dict[TraceId, str] = {}
-    inside: dict[TaskId, list[Call]] = defaultdict(list)
+    tallies: dict[TaskId, Tally] = defaultdict(Tally)
+    tokens_in = tokens_out = 0
+    said: dict[str, str] = {}
     for call in calls:
         match = matcher.match_features(call.features)
         assignment[call.id] = match.task_id
+        tokens_in += call.tokens_in
+        tokens_out += call.tokens_out
         if match.task_id is None:
-            reasons[call.id] = _why_unclustered(call, match, small)
+            why = _why_unclustered(call, match, small)
+            reasons[call.id] = said.setdefault(why, why)
         else:
-            inside[match.task_id].append(call)
+            tallies[match.task_id].add(call)
     return Found(
-        tasks=[_counted(task, inside.get(task.id, [])) for task in tasks],
+        tasks=[_counted(t, tallies.get(t.id), len(assignment), tokens_in, tokens_out) for t in tasks],
         assignment=assignment,
         reasons=reasons,
     )
@@ -306,10 +184,9 @@ def _why_unclustered(call: Call, match: Match, small: Mapping[str, int]) -> str:
     return match.reason
 
 
-def _counted(task: Task, calls: Sequence[Call]) -> Task:
+def _counted(task: Task, tally: Tally | None, calls: int, tokens_in: int, tokens_out: int) -> Task:
     """The task with what its calls say after the owner's corrections."""
-    if not calls:
+    if tally is None:
         return replace(task, calls=0)
-    data = dict(task.match)
-    data["asks"] = asks_of(calls)
-    return replace(task, calls=len(calls), output_kind=output_kind_of(calls), match=data)
+    data = {**task.match, "asks": tally.asks(), "about": tally.about(calls, tokens_in, tokens_out)}
+    return replace(task, calls=tally.calls, output_kind=tally.kind(), match=data)

@@ -10,10 +10,13 @@ A task's `match` is plain data (msgpack and JSON take it), made by the finder:
     faces         outward looks of the input: `{"instruction": template|None, "record": structure|"", "keys": [...]}`
     structures    of inputs that the log had; `languages` likewise ("" stands for undecided)
     weights, bias evidence -> weight, where several tasks share prompt and looks
+    turn          `[[mark, holds], ...]`: the stage of the conversation, where a prompt's turns are of several kinds; see `turns.py`
     tool_set      functions that the log offered, with their parameters; `open_tools` as `open_prompts`
     asks          what the log's calls asked for beyond the message; see `agents/routing/capability.py`
     merged_into   id of the task that the owner merged this one into
-    split         `{"of": id, "fingerprints": [...], "contains": [...]}`: the owner's rule for calls split off that task
+    split         `{"of": id, "fingerprints": [...], "contains": [...], "also": [id, ...]}`: the owner's rule for calls split
+                  off that task, and off those that were made of its calls since
+    about         counts for people; see `about.py`. Nothing is recognised by it
     retired       its calls belong to other tasks now
 
 Pure. Knows nothing of who answers a task.
@@ -39,6 +42,7 @@ from shoal.agents.tasks.features import (
 from shoal.agents.tasks.language import UNDECIDED
 from shoal.agents.tasks.shapes import RECORDS
 from shoal.agents.tasks.template import Template
+from shoal.agents.tasks.turns import Rule, kind_of
 from shoal.agents.traces.chat import ChatRequest
 
 MATCH_VERSION = 1
@@ -61,8 +65,8 @@ class Match:
 
     Attributes:
         task_id: None where the request belongs to no task.
-        how: `fingerprint`, `template`, `layout` or `text` (the layout or the words of the input decided between tasks of
-            one prompt), `owner` (by an owner's correction), or `none`.
+        how: `fingerprint`, `template`, `layout`, `text` or `turn` (the layout or the words of the input, or the stage of the
+            conversation decided between tasks of one prompt), `owner` (by an owner's correction), or `none`.
         novelty: with a task: the request fits, but is new in this respect; whether a specialist may still be asked is
             the router's decision (`agents/routing/router.py`). Without one: what is new.
         reason: the same in plain words.
@@ -116,6 +120,7 @@ class _Known:
     open_tools: bool
     weights: Mapping[str, float]
     bias: float
+    turn: Rule
 
 
 @dataclass(slots=True)
@@ -140,6 +145,7 @@ class Matcher:
         self._by_fingerprint: dict[str, list[_Known]] = defaultdict(list)
         self._by_template: list[tuple[Template, list[_Known]]] = []
         self._corrections = _Corrections()
+        self._stages = False
         templates: dict[Template, list[_Known]] = defaultdict(list)
         for task_id, task in tasks:
             data = task.match
@@ -148,6 +154,7 @@ class Matcher:
             if data.get("v") != MATCH_VERSION or data.get("retired"):
                 continue
             known = _known(task_id, task)
+            self._stages = self._stages or bool(known.turn)
             for fingerprint in data["fingerprints"]:
                 self._by_fingerprint[fingerprint].append(known)
             for template in data["templates"]:
@@ -158,13 +165,13 @@ class Matcher:
         if data.get("merged_into"):
             self._corrections.merged[task_id] = TaskId(data["merged_into"])
         if rule := data.get("split"):
-            self._corrections.split[TaskId(rule["of"])].append(
-                (task_id, frozenset(rule.get("fingerprints", ())), tuple(rule.get("contains", ())))
-            )
+            off = (task_id, frozenset(rule.get("fingerprints", ())), tuple(rule.get("contains", ())))
+            for source in (rule["of"], *rule.get("also", ())):
+                self._corrections.split[TaskId(source)].append(off)
 
     def match(self, request: ChatRequest) -> Match:
         """The request's task. p50 about 0.02 ms for a prompt that the log had."""
-        return self.match_features(features_of(request, self._prompt_of))
+        return self.match_features(features_of(request, self._prompt_of, stage=self._stages))
 
     def match_features(self, features: Features) -> Match:
         """As `match`, for features read before."""
@@ -184,7 +191,7 @@ class Matcher:
         if len(fitting) > 1:
             how, fitting = "text", [_by_words(fitting, features)]
         elif len(candidates) > 1:
-            how = "layout"
+            how = "turn" if fitting[0].turn else "layout"
         known = fitting[0]
         spoken = language(features)
         if spoken != UNDECIDED and spoken not in known.languages:
@@ -240,17 +247,22 @@ class Matcher:
     def _of_face(self, candidates: list[_Known], features: Features) -> list[_Known]:
         """Candidates whose calls have looked like this one; those with a frequent instruction around the input come first."""
         structure = str(features.structure)
+        staged = [known for known in candidates if known.turn]
+        if staged:
+            kind = kind_of([known.turn for known in staged], features.marks)
+            return [] if kind is None else [staged[kind]]
         if len(candidates) == 1 and not candidates[0].faces:
             return candidates if structure in candidates[0].structures or features.has_tools else []
         instructions = instructions_in(features)
         instructed: list[_Known] = []
+        of_record: list[_Known] = []
         plain: list[_Known] = []
         for known in candidates:
             for face in known.faces:
                 if face.fits(features, instructions):
-                    (plain if face.instruction is None else instructed).append(known)
+                    (instructed if face.instruction else of_record if face.record else plain).append(known)
                     break
-        fitting = instructed or plain
+        fitting = instructed or of_record or plain
         return [known for known in fitting if structure in known.structures]
 
     def _corrected(self, task_id: TaskId, features: Features) -> tuple[TaskId, bool]:
@@ -296,6 +308,7 @@ def _known(task_id: TaskId, task: Matchable) -> _Known:
         open_tools=bool(data["open_tools"]),
         weights=data["weights"],
         bias=float(data["bias"]),
+        turn=tuple((str(mark), bool(wanted)) for mark, wanted in data.get("turn", ())),
     )
 
 

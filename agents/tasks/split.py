@@ -1,7 +1,9 @@
-"""Several jobs under one prompt: told apart by what stands around the input, its structure, and the shape of the answers.
+"""Several jobs under one prompt: told apart by what stands around the input, its structure, the shape of the answers, and the density of its words.
 
 A split by answers stands only where the requests alone tell the parts apart, because a call must be recognised before it
-is answered. Calls that offer tools are never split by their answers. Knows nothing of system prompts.
+is answered; a split by density only where the answers do not speak against it. Answers are not needed: where they are not
+to be used, or say nothing because all are the same, the requests decide alone. Calls that offer tools are split by the
+stage of their conversation (`turns.py`). Knows nothing of system prompts.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from random import Random
 from typing import Any
 
 from shoal.agents.tasks.calls import Call, outputs_of
-from shoal.agents.tasks.families import Variant, find_families, overlap
-from shoal.agents.tasks.features import components, evidence_of, instructions_in
-from shoal.agents.tasks.shapes import RECORDS
+from shoal.agents.tasks.density import MIN_TEXTS, populations
+from shoal.agents.tasks.families import Variant, find_families, overlap, same_job
+from shoal.agents.tasks.features import components, digest, evidence_of, instructions_in
+from shoal.agents.tasks.shapes import RECORDS, AnswerShape, Structure
 from shoal.agents.tasks.template import Template
+from shoal.agents.tasks.turns import Rule, Turn, kind_of, kinds_of_turn
 
 #: requests alone must tell two parts apart this well (balanced, cross-validated)
 _TELLS_APART = 0.95
@@ -25,6 +29,10 @@ MIN_PART = 20
 _MIN_SHARE = 0.01
 #: an instruction around the input counts from this share of the calls on
 _MIN_INSTRUCTED = 0.02
+#: transcripts among other texts are a face of their own where each has such a share of the calls
+_MIN_TRANSCRIPTS = 0.05
+#: from this share of one and the same answer on, answers tell nothing
+_SAME_ANSWER = 0.99
 _SAMPLE = 1200
 _FIT_SAMPLE = 3000
 _FOLDS = 3
@@ -38,7 +46,7 @@ class Face:
 
     Attributes:
         instruction: the template of the instruction around the input, if it is a frequent one.
-        record: the structure of an input that is a record; empty for running text.
+        record: the structure of an input that is a record, or a transcript among other texts; empty for running text.
         component: names the keys that occur together in such records.
     """
 
@@ -49,46 +57,101 @@ class Face:
 
 @dataclass(kw_only=True)
 class Part:
-    """Calls of one job among those under a prompt. `weights` (evidence -> weight, with `bias`) are there where words decide."""
+    """Calls of one job among those under a prompt. `weights` (evidence -> weight, with `bias`) are there where words decide.
+
+    Attributes:
+        core: where density made the part, its calls whose population was seen; weights are learnt from them.
+        turn: where the stage of the conversation decides: what holds in it and what does not; see `turns.py`.
+    """
 
     calls: list[Call]
     faces: list[Face]
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
+    core: list[Call] = field(default_factory=list)
+    turn: tuple[tuple[str, bool], ...] = ()
 
 
-def split_calls(calls: Sequence[Call], *, seed: int) -> list[Part]:
-    """Partition the calls under one prompt into jobs, largest first. One part where nothing tells them apart."""
-    if calls[0].features.has_tools or len(calls) < 2 * MIN_PART:
+def split_calls(
+    calls: Sequence[Call], *, seed: int, use_answers: bool = True, known_turns: Sequence[Rule] = ()
+) -> list[Part]:
+    """Partition the calls under one prompt into jobs, largest first. One part where nothing tells them apart.
+
+    Args:
+        use_answers: False to decide from the requests alone.
+        known_turns: the kinds of turn that these calls were split into before.
+    """
+    if calls[0].features.has_tools:
+        return _by_turn(calls, known_turns, seed) if use_answers else [Part(calls=list(calls), faces=[])]
+    if len(calls) < 2 * MIN_PART:
         return [Part(calls=list(calls), faces=[])]
+    use_answers = use_answers and _answers_tell(calls)
     by_face: dict[Face, list[Call]] = defaultdict(list)
-    for face, call in zip(_faces(calls), calls, strict=True):
+    for face, call in zip(_faces(calls, use_answers), calls, strict=True):
         by_face[face].append(call)
     least = max(MIN_PART, _MIN_SHARE * len(calls))
     parts: list[Part] = []
     for face, inside in by_face.items():
-        for cell in _cells(inside, least=least, seed=seed):
-            parts.append(Part(calls=cell, faces=[face]))
-    parts = _joined_by_answers(parts)
+        cells = _cells(inside, least=least, seed=seed) if use_answers else [inside]
+        for cell in cells:
+            parts.extend(_by_density(cell, face, seed=seed, use_answers=use_answers))
+    if use_answers:
+        parts = _joined_by_answers(parts)
     _weigh(parts, seed)
     return sorted(parts, key=lambda part: (-len(part.calls), part.calls[0].id))
+
+
+def _answers_tell(calls: Sequence[Call]) -> bool:
+    """Whether the answers differ at all."""
+    answers = Counter(call.content for call in calls if call.shape != AnswerShape.NONE)
+    return bool(answers) and max(answers.values()) < _SAME_ANSWER * answers.total()
+
+
+def without_answers(calls: Sequence[Call]) -> list[Call]:
+    """The same calls as if none had been answered."""
+    return [replace(call, shape=AnswerShape.NONE, content="", keys=()) for call in calls]
+
+
+def _by_turn(calls: Sequence[Call], known: Sequence[Rule], seed: int) -> list[Part]:
+    turns = [Turn(c.features.marks, c.action or c.shape.partition(":")[0], c.conversation) for c in calls]
+    rules = kinds_of_turn(turns, known=known, seed=seed)
+    if not rules:
+        return [Part(calls=list(calls), faces=[])]
+    parts = [Part(calls=[], faces=[], turn=rule) for rule in rules]
+    for call in calls:
+        if (kind := kind_of(rules, call.features.marks)) is not None:
+            parts[kind].calls.append(call)
+    return sorted((p for p in parts if p.calls), key=lambda part: (-len(part.calls), part.calls[0].id))
 
 
 # --- what a request looks like from outside
 
 
-def _faces(calls: Sequence[Call]) -> list[Face]:
+def _faces(calls: Sequence[Call], use_answers: bool) -> list[Face]:
     keyed = components([c.features.keys for c in calls if c.features.structure in RECORDS])
     instructions = _instructions(calls)
+    transcripts = _transcripts_apart(calls, use_answers)
     faces = []
     for call, instruction in zip(calls, instructions, strict=True):
         features = call.features
         if features.structure in RECORDS:
             component = keyed[features.keys[0]] if features.keys else ""
             faces.append(Face(instruction=instruction, record=str(features.structure), component=component))
+        elif transcripts and features.structure is Structure.TRANSCRIPT:
+            faces.append(Face(instruction=instruction, record=str(features.structure)))
         else:
             faces.append(Face(instruction=instruction))
     return faces
+
+
+def _transcripts_apart(calls: Sequence[Call], use_answers: bool) -> bool:
+    """Whether transcripts are another job than the texts beside them: both are frequent and, if answers count, they differ."""
+    texts = [call for call in calls if call.features.structure not in RECORDS]
+    inside = [call for call in texts if call.features.structure is Structure.TRANSCRIPT]
+    outside = [call for call in texts if call.features.structure is not Structure.TRANSCRIPT]
+    if min(len(inside), len(outside)) < max(MIN_PART, _MIN_TRANSCRIPTS * len(texts)):
+        return False
+    return not (use_answers and same_job(outputs_of(inside), outputs_of(outside)))
 
 
 def _instructions(calls: Sequence[Call]) -> list[Template | None]:
@@ -205,10 +268,45 @@ def _with_rest(cells: list[list[Call]], rest: list[Call], seed: int) -> list[lis
     weights = _fitted(cells, seed)
     cells = [list(cell) for cell in cells]
     for call in rest:
-        evidence = evidence_of(call.features)
-        scores = [bias + sum(w.get(e, 0.0) for e in evidence) for w, bias in weights]
-        cells[scores.index(max(scores))].append(call)
+        cells[_best(weights, call)].append(call)
     return cells
+
+
+# --- what the words look like
+
+
+def _by_density(calls: list[Call], face: Face, *, seed: int, use_answers: bool) -> list[Part]:
+    """The populations among running texts, as far as the answers do not speak against them; else one part."""
+    whole = [Part(calls=calls, faces=[face])]
+    if face.record or len(calls) < MIN_TEXTS:
+        return whole
+    by_text: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        by_text[call.features.input].append(call)
+    texts = sorted(by_text, key=digest)
+    cores: dict[int, list[Call]] = defaultdict(list)
+    for chosen, sides in populations(texts, seed=seed):
+        for index, side in zip(chosen, sides, strict=True):
+            cores[int(side)].append(by_text[texts[index]][0])
+    if not cores:
+        return whole
+    parts = [Part(calls=[], faces=[face], core=cores[side]) for side in sorted(cores)]
+    fitted = _fitted([part.core for part in parts], seed, by_frequency=False)
+    for call in calls:
+        parts[_best(fitted, call)].calls.append(call)
+    if any(len(part.calls) < MIN_PART for part in parts):
+        return whole
+    if use_answers:
+        outputs = [outputs_of(part.calls) for part in parts]
+        if any(same_job(one, other) for n, one in enumerate(outputs) for other in outputs[n + 1 :]):
+            return whole
+    return parts
+
+
+def _best(fitted: Sequence[tuple[dict[str, float], float]], call: Call) -> int:
+    evidence = evidence_of(call.features)
+    scores = [bias + sum(weights.get(token, 0.0) for token in evidence) for weights, bias in fitted]
+    return scores.index(max(scores))
 
 
 # --- parts of one job, and weights between the others
@@ -249,13 +347,20 @@ def _weigh(parts: list[Part], seed: int) -> None:
     ]
     if len(sharing) < 2:
         return
-    fitted = _fitted([part.calls for part in sharing], seed)
+    dense = any(part.core for part in sharing)
+    fitted = _fitted([part.core or part.calls for part in sharing], seed, by_frequency=not dense)
     for part, (weights, bias) in zip(sharing, fitted, strict=True):
         part.weights, part.bias = weights, bias
 
 
-def _fitted(cells: Sequence[Sequence[Call]], seed: int) -> list[tuple[dict[str, float], float]]:
-    """A weight of each piece of evidence for each class, the largest 2,000; and the class's bias, by how frequent it is."""
+def _fitted(
+    cells: Sequence[Sequence[Call]], seed: int, *, by_frequency: bool = True
+) -> list[tuple[dict[str, float], float]]:
+    """A weight of each piece of evidence for each class, the largest 2,000; and the class's bias.
+
+    Args:
+        by_frequency: a frequent class is the more likely one; else all are alike, so that a rare one keeps its calls.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
@@ -268,7 +373,8 @@ def _fitted(cells: Sequence[Sequence[Call]], seed: int) -> list[tuple[dict[str, 
     if len(samples) == 2:
         coefficients = np.vstack([-coefficients, coefficients]) / 2
         biases = np.array([-biases[0], biases[0]]) / 2
-    biases = biases + np.log([len(cell) for cell in cells])
+    if by_frequency:
+        biases = biases + np.log([len(cell) for cell in cells])
     names = vectorizer.get_feature_names_out()
     fitted = []
     for row, bias in zip(coefficients, biases, strict=True):

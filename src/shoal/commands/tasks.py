@@ -13,9 +13,10 @@ from rich.table import Table
 
 from shoal.agents.ports import Registry
 from shoal.agents.registry.records import Task
-from shoal.agents.tasks import corrections
+from shoal.agents.tasks import about, corrections
 from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.tasks.template import Template
+from shoal.agents.tasks.turns import shown as shown_turn
 from shoal.commands._shared import (
     ConfigOption,
     HomeOption,
@@ -27,6 +28,7 @@ from shoal.commands._shared import (
     read_config,
 )
 from shoal.commands._stores import open_registry, open_traces
+from shoal.config import Config
 from shoal.errors import UsageError
 
 app = typer.Typer(help="Tasks found in the traces, and your corrections of them.", no_args_is_help=True)
@@ -37,9 +39,11 @@ _TOLD_STATES = frozenset({"serving", "canary", "shadow", "paused"})
 
 
 @app.command("ls")
-def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """All tasks, most calls first, and why each stays with the generalist or what it waits for."""
-    registry = open_registry(existing_home(home))
+def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """All tasks, most calls first: share of cost, and why each stays with the generalist or what it waits for."""
+    folder = existing_home(home)
+    registry = open_registry(folder)
+    settings = read_config(folder, config)
     tasks = [task for task in registry.tasks() if not corrections.is_hidden(task)]
     tasks.sort(key=lambda task: (-task.calls, task.name))
     states = {
@@ -47,7 +51,10 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
         for task in tasks
     }
     if as_json:
-        print_json({"tasks": [{**_as_dict(task), "specialists": states[task.id]} for task in tasks]})
+        rows = [
+            {**_as_dict(task), **_worth(task, settings), "specialists": states[task.id]} for task in tasks
+        ]
+        print_json({"tasks": rows})
         return
     if not tasks:
         out.print("No tasks yet. Find some: shoal learn")
@@ -56,35 +63,55 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     table.add_column("task", overflow="fold", max_width=30)
     table.add_column("answers")
     table.add_column("calls", justify="right")
+    table.add_column("cost", justify="right")
     table.add_column("specialist")
     table.add_column("why", overflow="fold")
     for task in tasks:
+        cost = about.shares(task, _price(settings)).cost
         table.add_row(
             escape(task.name),
             str(task.output_kind),
             f"{task.calls:,}",
+            "-" if cost is None else f"{cost:.0%}",
             "\n".join(states[task.id][-2:]) or "-",
-            escape("excluded by the owner" if task.excluded else task.reason),
+            escape(_why(task, settings)),
         )
     out.print(table)
+    if _price(settings) is None:
+        out.print(
+            "cost: share of all tokens; generalist.price_in and price_out make it one of money", style="dim"
+        )
 
 
 @app.command("show")
-def show(task: TaskArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """One task: how its calls are recognised, and its versions."""
-    registry = open_registry(existing_home(home))
+def show(
+    task: TaskArgument, home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """One task: what it is worth, whether a specialist could do it, how its calls are recognised, and its versions."""
+    folder = existing_home(home)
+    registry = open_registry(folder)
+    settings = read_config(folder, config)
     found = registry.task(task)
     versions = registry.versions(found.id)
     if as_json:
-        print_json({**_as_dict(found), "match": _match_shown(found), "versions": [v.key for v in versions]})
+        print_json(
+            {
+                **_as_dict(found),
+                **_worth(found, settings),
+                "match": _match_shown(found),
+                "versions": [v.key for v in versions],
+            }
+        )
         return
     out.print(f"[bold]{escape(found.name)}[/]  {found.id}, {found.output_kind}, {found.calls:,} calls")
     out.print(escape(found.description), highlight=False)
     if found.excluded or found.reason:
         out.print(escape("excluded by the owner" if found.excluded else found.reason), highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _match_shown(found).items():
-        shown = ", ".join(map(str, value[:_SHOWN_PROMPTS])) if isinstance(value, list) else str(value)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in (_worth_shown(found, settings) | _match_shown(found)).items():
+        shown = ", ".join(map(_cut, value[:_SHOWN_PROMPTS])) if isinstance(value, list) else str(value)
         if isinstance(value, list) and len(value) > _SHOWN_PROMPTS:
             shown += f", … ({len(value)} in all)"
         table.add_row(name, escape(shown))
@@ -226,6 +253,71 @@ def _as_dict(task: Task) -> dict[str, Any]:
     }
 
 
+def _price(config: Config) -> about.Price | None:
+    generalist = config.generalist
+    if generalist is None or not (generalist.price_in or generalist.price_out):
+        return None
+    return about.Price(tokens_in=generalist.price_in, tokens_out=generalist.price_out)
+
+
+def _worth(task: Task, config: Config) -> dict[str, Any]:
+    """Volume, cost, examples, answers and suitability, for programs."""
+    found, judged = (
+        about.shares(task, _price(config)),
+        about.suitability(task, min_calls=config.learning.min_calls),
+    )
+    counted = task.match.get("about") or {}
+    return {
+        "calls_share": found.calls,
+        "cost_share": found.cost,
+        "cost_usd": found.cost_usd,
+        "cost_by": found.by,
+        "tokens_in": counted.get("tokens_in"),
+        "tokens_out": counted.get("tokens_out"),
+        "tokens_guessed": found.guessed,
+        "examples": list(counted.get("examples", ())),
+        "answers": dict(counted.get("answers", {})),
+        "shapes": dict(counted.get("shapes", {})),
+        "suitable": judged.verdict,
+        "suitable_because": list(judged.reasons),
+    }
+
+
+def _worth_shown(task: Task, config: Config) -> dict[str, Any]:
+    """The same for people."""
+    found, judged = (
+        about.shares(task, _price(config)),
+        about.suitability(task, min_calls=config.learning.min_calls),
+    )
+    shown: dict[str, Any] = {}
+    if found.calls is not None and found.cost is not None:
+        money = "" if found.cost_usd is None else f", {found.cost_usd:,.2f} USD"
+        guessed = " (tokens guessed from characters)" if found.guessed else ""
+        shown["share"] = f"{found.calls:.1%} of all calls, {found.cost:.1%} of {found.by}{money}{guessed}"
+    shown["specialist"] = f"{judged.verdict}: {'; '.join(judged.reasons)}"
+    counted = task.match.get("about") or {}
+    if counted.get("answers"):
+        shown["answers"] = [f"{_cut(name, 40)} ({count:,})" for name, count in counted["answers"].items()]
+    if counted.get("examples"):
+        shown["examples"] = list(counted["examples"])
+    return shown
+
+
+def _cut(value: object, most: int = 300) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _why(task: Task, config: Config) -> str:
+    """The newest word on a task; before its first training, what speaks for and against a specialist."""
+    if task.excluded:
+        return "excluded by the owner"
+    if task.reason:
+        return task.reason
+    judged = about.suitability(task, min_calls=config.learning.min_calls)
+    return f"{judged.verdict}: {'; '.join(judged.reasons)}"
+
+
 def _match_shown(task: Task) -> dict[str, Any]:
     """The part of a task's match data that people can read."""
     data = task.match
@@ -233,6 +325,7 @@ def _match_shown(task: Task) -> dict[str, Any]:
         "templates": [Template.from_dict(template).shown() for template in data.get("templates", ())],
         "prompts": list(data.get("fingerprints", ())),
         "inputs": list(data.get("structures", ())),
+        "turns": shown_turn(tuple((mark, wanted) for mark, wanted in data.get("turn", ()))),
         "languages": [language or "undecided" for language in data.get("languages", ())],
         "tools": list(data.get("tool_set", ())),
         "format": data.get("format") or "text",
