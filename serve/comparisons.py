@@ -21,7 +21,7 @@ from shoal.serve.call import Call
 from shoal.serve.metrics import Metrics
 from shoal.serve.ports import ComparisonMade, Judge, Observe, SpecialistClient
 from shoal.serve.settings import ServiceSettings
-from shoal.serve.tokens import usage_of
+from shoal.agents.traces.tokens import usage_of
 
 #: answers that were not cut short: only these are worth comparing with
 _WHOLE = frozenset({"stop", "tool_calls", "function_call"})

@@ -46,7 +46,7 @@ from shoal.serve.ports import (
 )
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
 from shoal.serve.stream import ServedStream, StreamHead
-from shoal.serve.tokens import estimate_usage, usage_of
+from shoal.agents.traces.tokens import estimate_usage, usage_of
 
 
 def _nothing() -> Sequence[str]:
