@@ -175,8 +175,12 @@ def _against(held_out: Sequence[HeldOut], calibration: Calibration) -> dict[str,
     """Where no threshold was found, on all calls."""
     compared = _answered(held_out, calibration) if calibration.feasible else list(held_out)
     out = {}
-    for name, read in (("floor", lambda h: h.floor_wrong), ("generalist_again", lambda h: h.again_wrong)):
-        pairs = [(not h.wrong, not read(h)) for h in compared if read(h) is not None]
+    verdicts = {
+        "floor": [(h.wrong, h.floor_wrong) for h in compared],
+        "generalist_again": [(h.wrong, h.again_wrong) for h in compared],
+    }
+    for name, rows in verdicts.items():
+        pairs = [(not mine, not theirs) for mine, theirs in rows if theirs is not None]
         if pairs:
             out[name] = paired([mine for mine, _ in pairs], [theirs for _, theirs in pairs])
     return out

@@ -184,7 +184,7 @@ def text_measures(
 def _likeness(expected: Sequence[str], given: Sequence[str]) -> dict[str, Figure]:
     """BLEU and chrF in [0, 1], each with a seeded bootstrap interval; nothing without sacrebleu."""
     try:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu import BLEU, CHRF
     except ImportError:
         return {}
     if not expected:
