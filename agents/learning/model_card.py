@@ -11,10 +11,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from shoal.agents.registry.records import Task
+from shoal.agents.registry.records import Task, Version
 
 README = "README.md"
 WIDTH = 80
+#: what a version's folder alone knows
+_SEALED = ("base", "parents", "licences", "data", "outputs_may_train")
 
 #: what each kind is made with, for people
 KINDS = {
@@ -28,10 +30,10 @@ FIGURES = {
     "coverage": "answered by it",
     "right_answered": "right, of those answered",
     "right_all": "right, had it answered all",
-    "floor_right": "right by looking up the most similar logged call",
+    "floor_right": "right by looking up the nearest logged call",
     "self_agreement": "generalist agrees with itself",
     "likeness": "likeness to the generalist's texts (chrF)",
-    "floor": "likeness of the most similar logged answer (chrF)",
+    "floor": "likeness of the nearest logged answer (chrF)",
     "above_floor": "likeness above that (chrF)",
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -98,10 +100,12 @@ def card_facts(
 
 def all_figures(evidence: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(name, figure) of the gate, the output kind and the judge model; those that nothing was counted for are left out."""
+    places = list(FIGURES)
     for place in ("gate", "measures", "judge"):
-        for name, figure in (evidence.get(place) or {}).get("figures", {}).items():
-            if isinstance(figure, Mapping) and figure.get("count"):
-                yield name, figure
+        figures = (evidence.get(place) or {}).get("figures", {})
+        for name in sorted(figures, key=lambda n: (places.index(n) if n in places else len(places), n)):
+            if isinstance(figures[name], Mapping) and figures[name].get("count"):
+                yield name, figures[name]
 
 
 def card_text(facts: Mapping[str, Any]) -> str:
@@ -115,7 +119,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {facts['task']}@{facts['number']}"
     yield ""
     yield from _wrapped(
-        f"A specialist for one task: {facts.get('description') or facts['task']}. It is {_kind(facts['kind'])}; it answers with "
+        f"A specialist for one task: {(facts.get('description') or facts['task']).rstrip('. ')}. It is {_kind(facts['kind'])}; it answers with "
         f"{_output(facts.get('output_kind', ''))}."
     )
     yield ""
@@ -193,8 +197,8 @@ def _against_lines(gate: Mapping[str, Any]) -> Iterator[str]:
     for name, pair in (gate.get("against") or {}).items():
         yield ""
         yield from _wrapped(
-            f"Against {rivals.get(name, name)}, on the same {pair['count']:,} calls: right alone {pair['wins']:,} times, wrong alone "
-            f"{pair['losses']:,} times; difference {pair['value']:+.1%} ({pair['low']:+.1%} to {pair['high']:+.1%}; McNemar "
+            f"Against {rivals.get(name, name)}, on the same {pair['count']:,} calls: {pair['wins']:,} that only the specialist gets "
+            f"right, {pair['losses']:,} that only the other does; difference {pair['value']:+.1%} ({pair['low']:+.1%} to {pair['high']:+.1%}; McNemar "
             f"p = {pair['p']:.2g})."
         )
 
@@ -214,9 +218,10 @@ def _cost_lines(costs: Mapping[str, Any]) -> Iterator[str]:
         yield from _item("break-even", "never: it saves nothing")
     else:
         days = "" if even["days"] is None else f", {_days(even['days'])} at this task's volume"
+        unit = "call" if even["calls"] == 1 else "calls"
         yield from _item(
             "break-even",
-            f"{even['calls']:,} calls{days}; saves {even['saved_per_call_usd'] * 1000:.3g} USD in 1,000 calls",
+            f"{even['calls']:,} {unit}{days}; saves {even['saved_per_call_usd'] * 1000:.3g} USD in 1,000 calls",
         )
 
 
@@ -256,3 +261,19 @@ def _output(kind: str) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def version_facts(task: Task, version: Version, sealed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The facts of a registered version: its sealed card where there is one, under what the registry says today."""
+    facts = card_facts(
+        kind=version.kind,
+        task=task,
+        number=version.number,
+        contract={"alpha": version.alpha, "delta": version.delta, "threshold": version.threshold},
+        data_sha256="not recorded",
+        outputs_may_train=None,
+        details={} if sealed is not None else {"licences": {"weights": "not recorded"}},
+        evidence=version.evidence,
+    )
+    kept = {k: v for k, v in (sealed or {}).items() if k in _SEALED}
+    return {**facts, **kept}

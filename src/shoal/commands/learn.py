@@ -143,9 +143,10 @@ def _even(break_even: dict[str, Any] | None) -> str:
     """When a specialist has earned its learning, as one more sentence; empty where that is not known."""
     if break_even is None or break_even["calls"] is None:
         return ""
-    days = break_even["days"]
-    after = f" ({days:.1f} days at today's volume)" if days is not None else ""
-    return f" Pays for itself after {break_even['calls']:,} calls{after}."
+    calls, days = break_even["calls"], break_even["days"]
+    after = f", {24 * days:.1f} hours" if days is not None and days < 1 else ""
+    after = f", {days:.1f} days" if days is not None and days >= 1 else after
+    return f" Has earned its learning after {calls:,} call{'' if calls == 1 else 's'}{after}."
 
 
 def _can_ask() -> bool:
