@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write tasks, evidence and savings as one HTML page that needs nothing else."""
+    # a few seconds' work: threads that wait for each other make it many times slower on a busy machine
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from shoal.serve.engines import load
     from shoal.serve.report import write_report
 
