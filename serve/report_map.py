@@ -17,7 +17,7 @@ from shoal.agents.registry.records import TaskId
 WIDTH, HEIGHT = 640.0, 440.0
 _MARGIN = 30.0
 _FEWEST = 12
-_FEW = 60
+_FEW = 150
 _LARGEST_RADIUS = 46.0
 _SMALLEST_RADIUS = 13.0
 _GAP = 4.0
@@ -88,7 +88,7 @@ def _flatten(texts: Sequence[str]) -> NDArray[np.float64] | None:
     if len(texts) < _FEW:
         return np.asarray(dense[:, :2], dtype=np.float64)
     flat = TSNE(
-        2, init="pca", perplexity=min(40, len(texts) / 4), random_state=0, max_iter=600
+        2, init="pca", perplexity=min(40, len(texts) / 4), random_state=0, max_iter=500
     ).fit_transform(dense)
     return np.asarray(flat, dtype=np.float64)
 

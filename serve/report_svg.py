@@ -34,7 +34,7 @@ def interval(value: float, *, label: str, low: float | None = None, high: float 
     if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
         a, b = 6 + _BAR * _unit(low), 6 + _BAR * _unit(high)
         parts.append(f'<path class="band" d="M{_n(a)} 7H{_n(max(b, a + 0.5))}"/>')
-    parts.append(f'<circle class="dot" cx="{_n(6 + _BAR * value)}" cy="7" r="4"/>')
+    parts.append(f'<circle class="dot" cx="{_n(6 + _BAR * value)}" cy="7" r="3"/>')
     return Markup("".join([*parts, "</svg>"]))
 
 
@@ -169,8 +169,12 @@ def _frame(
 
 def _free(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """A place for a short text beside a dot that no other text has."""
-    places = [(x + dx, y + dy) for dx in (9, -9) for dy in (0, -11, 11, -22, 22)]
-    inside = [p for p in places if _LEFT + 16 < p[0] < _WIDTH - _RIGHT - 10 and _TOP <= p[1] <= _HEIGHT - 40]
+    places = [(x + dx, y + dy) for dx in (9, -9) for dy in (0, -11, 11, -22, 22, -33, 33)]
+    inside = [
+        (a, b)
+        for a, b in places
+        if (a < _WIDTH - 14 if a > x else a > _LEFT + 14) and _TOP <= b <= _HEIGHT - _BOTTOM - 4
+    ]
     for place in inside:
         if all(abs(place[0] - a) > 26 or abs(place[1] - b) > 10 for a, b in taken):
             return place

@@ -17,7 +17,7 @@ from shoal.agents.traces.trace import Trace, TraceId
 
 _EXAMPLES_PER_TASK = 3
 #: calls that the map shows, at most
-_SAMPLE = 800
+_SAMPLE = 600
 _SAMPLE_CHARS = 500
 _HOUR_S = 3600.0
 

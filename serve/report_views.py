@@ -96,6 +96,10 @@ class TaskView:
     unsure: Sequence[ExampleView]
     right: Sequence[ExampleView]
 
+    @property
+    def right_answered(self) -> FigureView | None:
+        return next((figure for figure in self.figures if figure.key == "right_answered"), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:

@@ -97,7 +97,8 @@ def calls_to_show(examined: Examined, threshold: float) -> dict[str, list[dict[s
     # spread over the confidences rather than the surest alone, which look alike
     step = max(1, len(right) // _MOST_OTHERS)
     return {
-        "wrong": named([r for r in rows if r[1].wrong][:_MOST_WRONG]),
+        # what gives no answer has no confidence, and is no mistake to look at
+        "wrong": named([r for r in rows if r[1].wrong and r[1].confidence > 0][:_MOST_WRONG]),
         "right": named(right[::step][:_MOST_OTHERS]),
         "unsure": named([r for r in rows if r[1].confidence < threshold][:_MOST_OTHERS]),
     }

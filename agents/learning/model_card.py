@@ -204,9 +204,9 @@ def _against_lines(gate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cost_lines(costs: Mapping[str, Any]) -> Iterator[str]:
-    yield from _item(
-        "learning", f"{costs['core_seconds']:,.0f} core seconds at {costs['core_hour_usd']:g} USD a core hour"
-    )
+    if costs.get("core_seconds") is not None:
+        hour = f" at {costs['core_hour_usd']:g} USD a core hour" if "core_hour_usd" in costs else ""
+        yield from _item("learning", f"{costs['core_seconds']:,.0f} core seconds{hour}")
     if costs.get("answer_ms") is not None:
         yield from _item("an answer", f"{costs['answer_ms']:.3g} ms, alone, on the machine that learnt it")
     even = costs.get("break_even")
