@@ -213,7 +213,9 @@ def _failures(
         )
         again = figures.get("self_agreement")
         if again is not None and again.high < 1 - calibration.alpha:
-            reasons.append(f"The generalist itself gives the same answer twice to only {again} of them.")
+            reasons.append(
+                f"By the same measure the generalist, asked a second time, is right on only {again} of them."
+            )
         return reasons
     coverage = figures["coverage"]
     if coverage.value < rules.min_coverage:

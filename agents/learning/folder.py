@@ -38,6 +38,13 @@ def seal(folder: Path, card: Mapping[str, Any]) -> str:
     return file_sha256(folder / CARD)
 
 
+def freeze(folder: Path) -> None:
+    """Make every file read-only: a version never changes. Who may write to the folder may still remove it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
+
+
 def verify(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     """Check every file against the card, and the card against `sha256` if given; returns the card.
 

@@ -19,7 +19,7 @@ from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
 from shoal.agents.learning.candidates import MICRO_LM, Prospect, Trainers
 from shoal.agents.learning.evidence import Examined, calls_to_show, costs, coverage_by_alpha, measure
-from shoal.agents.learning.folder import seal
+from shoal.agents.learning.folder import freeze, seal
 from shoal.agents.learning.held_out import (
     MOST_NEIGHBOURS,
     answers_of,
@@ -361,6 +361,7 @@ def _finish(
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     size_mb = _size_mb(best.folder)
+    freeze(best.folder)
     best.folder.replace(place)
     placement = tools.config.placement
     return Version(

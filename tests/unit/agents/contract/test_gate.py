@@ -153,6 +153,6 @@ def test_a_generalist_that_contradicts_itself_is_named_where_no_threshold_holds(
     verdict = _decide(held, wrong=60)
     assert verdict.outcome == "fail"
     assert verdict.figures["self_agreement"].value == 0.75
-    assert "same answer twice to only 75.0%" in verdict.reason
+    assert "right on only 75.0%" in verdict.reason
     plain = verdict.to_dict()["against"]["generalist_again"]
     assert plain["count"] == 100 and plain["losses"] > 0
