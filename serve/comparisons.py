@@ -15,13 +15,13 @@ from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
 from shoal.agents.registry.records import VersionState
 from shoal.agents.routing.snapshot import Performer
 from shoal.agents.traces.chat import Answer
+from shoal.agents.traces.tokens import usage_of
 from shoal.errors import ShoalError
 from shoal.serve.background import Background
 from shoal.serve.call import Call
 from shoal.serve.metrics import Metrics
 from shoal.serve.ports import ComparisonMade, Judge, Observe, SpecialistClient
 from shoal.serve.settings import ServiceSettings
-from shoal.serve.tokens import usage_of
 
 #: answers that were not cut short: only these are worth comparing with
 _WHOLE = frozenset({"stop", "tool_calls", "function_call"})

@@ -92,6 +92,7 @@ def _learn(
     from shoal.agents.traces.store import ParquetTraceStore
     from shoal.nodes.site_key import load_or_create_key
     from shoal.nodes.spool import SystemClock
+    from shoal.serve.advisers import second_opinions
     from shoal.serve.engines import load
 
     store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
@@ -110,6 +111,7 @@ def _learn(
         feedback=feedback,
         progress=_say,
         stopped=lambda: bool(told_to_end),
+        opinions=second_opinions(config),
     ).to_dict()
     return dict(json.loads(json.dumps(report, default=str)))
 

@@ -1,189 +1,155 @@
 """`shoal report`: one self-contained page of tasks, evidence and savings. No script, nothing loaded from elsewhere.
 
 Owns what the page says (`gather`, plain data) and its rendering. Reads registry and traces through their Protocols and changes
-neither; what a version's evidence does not say is left out. Knows nothing of Ray or of how models are made.
+neither; what a version's evidence does not say is left out. Texts of calls come from the trace store alone, so that what was
+erased is on no later page. Knows nothing of Ray or of how models are made.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from shoal.agents.ports import Registry, TraceStore
+from shoal.agents.contract.break_even import CORE_HOUR_USD, Price
+from shoal.agents.ports import Engine, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.routing.snapshot import LIVE_STATES
-from shoal.agents.tasks.matcher import Matcher
-from shoal.agents.traces.trace import Trace
-from shoal.errors import InvalidRequest, UsageError
+from shoal.errors import UsageError
 from shoal.home import Home
-from shoal.serve.report_evidence import (
-    ExampleView,
-    FigureView,
-    as_text,
-    clip,
-    read_curve,
-    read_figures,
-    read_reason,
-    read_worst,
-)
-from shoal.serve.report_svg import CurvePoint, bar, risk_coverage
+from shoal.serve import report_svg
+from shoal.serve.report_evidence import CallRef, read_calls
+from shoal.serve.report_map import draw_map
+from shoal.serve.report_tasks import Shown, answered_by, task_view, when
+from shoal.serve.report_traces import Readings, Tally, read_traces
+from shoal.serve.report_views import Report, TaskView
 
-_EXAMPLES_PER_TASK = 3
+__all__ = ["Price", "Report", "gather", "render", "write_report"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """USD per million tokens of the generalist."""
-
-    tokens_in: float
-    tokens_out: float
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """USD."""
-        return (prompt_tokens * self.tokens_in + completion_tokens * self.tokens_out) / 1e6
+#: makes a version answer; raises CorruptModel where its folder is not what its card says
+Load = Callable[[Version], Engine]
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+_MOST_MODELS = 12
 
 
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What the traces of one task, or all, add up to. Tokens as answers report them."""
+def gather(
+    home: Home,
+    registry: Registry,
+    store: TraceStore,
+    *,
+    price: Price | None,
+    now: float,
+    core_hour_usd: float = CORE_HOUR_USD,
+    load: Load | None = None,
+) -> Report:
+    """Read registry and traces into what the page says. Every trace is read once.
 
-    calls: int = 0
-    by_specialist: int = 0
-    generalist_in: int = 0
-    generalist_out: int = 0
-    specialist_in: int = 0
-    specialist_out: int = 0
-    examples: list[Trace] = field(default_factory=list)
-
-    def add(self, trace: Trace, rng: random.Random | None) -> None:
-        self.calls += 1
-        usage = _usage(trace)
-        if trace.served_by.startswith("specialist/"):
-            self.by_specialist += 1
-            self.specialist_in += usage[0]
-            self.specialist_out += usage[1]
-        else:
-            self.generalist_in += usage[0]
-            self.generalist_out += usage[1]
-        if rng is None:
-            return
-        if len(self.examples) < _EXAMPLES_PER_TASK:
-            self.examples.append(trace)
-        elif (place := rng.randrange(self.calls)) < _EXAMPLES_PER_TASK:
-            self.examples[place] = trace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    number: int
-    kind: str
-    state: str
-    reason: str
-    created: str
-    coverage: float | None
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskView:
-    """One task on the page. `verdict` is `specialist`, `not passed`, `excluded` or `not tried`."""
-
-    anchor: str
-    name: str
-    kind: str
-    description: str
-    calls: int
-    share: float
-    by_specialist: int
-    verdict: str
-    state: str
-    why: str
-    alpha: float | None
-    delta: float | None
-    coverage: FigureView | None
-    figures: Sequence[FigureView]
-    curve: Sequence[CurvePoint]
-    versions: Sequence[VersionView]
-    examples: Sequence[ExampleView]
-    worst: Sequence[ExampleView]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Everything the page says. Shares in [0, 1]; USD None where no price is known."""
-
-    home: str
-    made_at: str
-    first_call: str
-    last_call: str
-    calls: int
-    in_tasks: int
-    served_share: float
-    could_share: float
-    spent_usd: float | None
-    saved_usd: float | None
-    could_save_usd: float | None
-    price: Price | None
-    models: Sequence[tuple[str, str, int]]
-    tasks: Sequence[TaskView]
-
-    @property
-    def with_specialist(self) -> int:
-        return sum(task.verdict == "specialist" for task in self.tasks)
-
-
-def gather(home: Home, registry: Registry, store: TraceStore, *, price: Price | None, now: float) -> Report:
-    """Read registry and traces into what the page says. Every trace is read once."""
+    Args:
+        now: seconds since the epoch.
+        core_hour_usd: what an hour of one core costs.
+        load: asks specialists what they say to the calls that their evidence points to; left out where None.
+    """
     tasks = [task for task in registry.tasks() if not task.match.get("retired")]
     versions: dict[TaskId, list[Version]] = {}
     for version in registry.versions():
         versions.setdefault(version.task_id, []).append(version)
-    total, tallies, models, times = _read_traces(store, tasks)
-    views = [
-        _task_view(task, versions.get(task.id, []), tallies.get(task.id, Tally()), total.calls)
-        for task in tasks
-    ]
-    views.sort(key=lambda view: (-view.calls, view.name))
-    could_calls = could_usd = 0.0
-    by_name = {task.name: tallies.get(task.id, Tally()) for task in tasks}
-    for view in views:
-        if view.verdict == "specialist" and view.coverage is not None:
-            tally = by_name[view.name]
-            could_calls += view.coverage.value * tally.calls
-            if price is not None:
-                tokens_in = tally.generalist_in + tally.specialist_in
-                tokens_out = tally.generalist_out + tally.specialist_out
-                could_usd += view.coverage.value * price.of(tokens_in, tokens_out)
+    shown = {task.id: _shown(versions.get(task.id, [])) for task in tasks}
+    calls = {task_id: read_calls(v.evidence) for task_id, v in shown.items() if v is not None}
+    wanted = {ref.id for kinds in calls.values() for refs in kinds.values() for ref in refs}
+    read = read_traces(store, tasks, wanted)
+    ranks = _ranks(tasks, read)
+    all_cost = sum(tally.cost(price) for tally in read.tallies.values()) or 1.0
+    views = []
+    for task in sorted(tasks, key=lambda t: ranks[t.id]):
+        tally = read.tallies.get(task.id, Tally())
+        answering = shown[task.id]
+        refs: Mapping[str, Sequence[CallRef]] = calls.get(task.id, {})
+        answers, fault = answered_by(answering, refs, read.picked, load)
+        views.append(
+            task_view(
+                Shown(task=task, version=answering, versions=versions.get(task.id, []), tally=tally),
+                home=home,
+                rank=ranks[task.id],
+                all_calls=read.total.calls,
+                cost_share=tally.cost(price) / all_cost,
+                calls_per_day=read.per_day(tally.calls),
+                price=price,
+                core_hour_usd=core_hour_usd,
+                refs=refs,
+                picked=read.picked,
+                answers=answers,
+                fault=fault,
+            )
+        )
+    return _report(home, views, read, price=price, core_hour_usd=core_hour_usd, now=now, all_cost=all_cost)
+
+
+def _report(
+    home: Home,
+    views: Sequence[TaskView],
+    read: Readings,
+    *,
+    price: Price | None,
+    core_hour_usd: float,
+    now: float,
+    all_cost: float,
+) -> Report:
+    total = read.total
+    passed = [v for v in views if v.verdict == "specialist"]
+    moved_cost = sum(v.moves * read.tallies.get(TaskId(v.anchor), Tally()).cost(price) for v in passed)
+    # calls in no task cost, too
+    whole_cost = total.cost(price) or all_cost
+    running = sum(v.money.even.specialist_call_usd * v.calls for v in passed if v.money is not None)
     return Report(
         home=str(home.root),
-        made_at=_when(now),
-        first_call=_when(min(times)) if times else "",
-        last_call=_when(max(times)) if times else "",
+        made_at=when(now),
+        first_call=when(read.first) if total.calls else "",
+        last_call=when(read.last) if total.calls else "",
         calls=total.calls,
-        in_tasks=sum(tally.calls for tally in tallies.values()),
+        calls_per_day=read.per_day(total.calls),
+        in_tasks=sum(tally.calls for tally in read.tallies.values()),
         served_share=total.by_specialist / total.calls if total.calls else 0.0,
-        could_share=could_calls / total.calls if total.calls else 0.0,
+        could_share=sum(v.moves * v.calls for v in passed) / total.calls if total.calls else 0.0,
+        could_cost_share=moved_cost / whole_cost if total.calls else 0.0,
         spent_usd=None if price is None else price.of(total.generalist_in, total.generalist_out),
         saved_usd=None if price is None else price.of(total.specialist_in, total.specialist_out),
-        could_save_usd=None if price is None else could_usd,
+        could_save_usd=None if price is None else moved_cost - running,
+        learning_usd=sum(v.money.even.learning_usd for v in views if v.money is not None),
+        core_hour_usd=core_hour_usd,
+        tokens_estimated=total.estimated / total.calls if total.calls else 0.0,
         price=price,
-        models=[(model, note, count) for (model, note), count in models.most_common(12)],
+        models=[(model, note, count) for (model, note), count in read.models.most_common(_MOST_MODELS)],
         tasks=views,
+        map=draw_map(
+            read.sample, {t: tally.calls / max(1, total.calls) for t, tally in read.tallies.items()}
+        ),
     )
+
+
+def _shown(versions: Sequence[Version]) -> Version | None:
+    """The version that the page speaks of: the one that answers or waits to, else the newest."""
+    live = [v for state in LIVE_STATES for v in versions if v.state == state]
+    passed = [v for v in versions if v.state is VersionState.PAUSED]
+    return live[0] if live else passed[-1] if passed else versions[-1] if versions else None
+
+
+def _ranks(tasks: Sequence[Task], read: Readings) -> dict[TaskId, int]:
+    def calls(task: Task) -> int:
+        return read.tallies.get(task.id, Tally()).calls or task.calls
+
+    ordered = sorted(tasks, key=lambda task: (-calls(task), task.name))
+    return {task.id: rank for rank, task in enumerate(ordered, start=1)}
 
 
 def render(report: Report) -> str:
     """The page as HTML; everything that came from a log is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -191,7 +157,22 @@ def render(report: Report) -> str:
     )
     environment.filters["percent"] = _percent
     environment.filters["usd"] = _usd
-    return environment.get_template("report.html").render(r=report, bar=bar, risk_coverage=risk_coverage)
+    environment.filters["soft"] = _soft
+    environment.filters["duration"] = _duration
+    tones = {TaskId(t.anchor): t.tone for t in report.tasks}
+    ranks = {TaskId(t.anchor): t.rank for t in report.tasks}
+    marks = [
+        (c.answer_ms, c.right, str(t.rank), c.chosen and t.verdict == "specialist")
+        for t in report.tasks
+        for c in t.candidates
+        if c.answer_ms is not None and c.right is not None
+    ]
+    return environment.get_template("report.html").render(
+        r=report,
+        svg=report_svg,
+        map=None if report.map is None else report_svg.task_map(report.map, tones, ranks),
+        ladder=report_svg.ladder(marks),
+    )
 
 
 def write_report(
@@ -202,6 +183,8 @@ def write_report(
     *,
     price: Price | None = None,
     now: float | None = None,
+    core_hour_usd: float = CORE_HOUR_USD,
+    load: Load | None = None,
 ) -> Report:
     """Write the page to `out`, whole or not at all; returns what it says.
 
@@ -209,7 +192,13 @@ def write_report(
         UsageError: `out` cannot be written.
     """
     report = gather(
-        home, registry, store, price=price, now=datetime.now(UTC).timestamp() if now is None else now
+        home,
+        registry,
+        store,
+        price=price,
+        now=datetime.now(UTC).timestamp() if now is None else now,
+        core_hour_usd=core_hour_usd,
+        load=load,
     )
     page = render(report)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -226,103 +215,6 @@ def write_report(
     return report
 
 
-def _read_traces(
-    store: TraceStore, tasks: Sequence[Task]
-) -> tuple[Tally, dict[TaskId, Tally], Counter[tuple[str, str]], tuple[float, ...]]:
-    """All traces added up: in total, by task and by who answered; and the first and last time."""
-    matcher = Matcher([(task.id, task) for task in tasks])
-    rngs = {task.id: random.Random(str(task.id)) for task in tasks}
-    total = Tally()
-    tallies: dict[TaskId, Tally] = {}
-    models: Counter[tuple[str, str]] = Counter()
-    first, last = math.inf, -math.inf
-    for trace in store.scan():
-        total.add(trace, None)
-        first, last = min(first, trace.timestamp), max(last, trace.timestamp)
-        said_by = trace.served_by or str(trace.response.get("model") or "not recorded")
-        models[said_by, str(trace.response.get("system_fingerprint") or "")[:80]] += 1
-        task_id = matcher.match(trace.chat).task_id
-        if task_id is not None and task_id in rngs:
-            tallies.setdefault(task_id, Tally()).add(trace, rngs[task_id])
-    return total, tallies, models, (first, last) if total.calls else ()
-
-
-def _task_view(task: Task, versions: Sequence[Version], tally: Tally, all_calls: int) -> TaskView:
-    live = [v for state in LIVE_STATES for v in versions if v.state == state]
-    shown = live[0] if live else versions[-1] if versions else None
-    evidence = shown.evidence if shown is not None else {}
-    figures = read_figures(evidence)
-    if task.excluded:
-        verdict = "excluded"
-    elif shown is None:
-        verdict = "not tried"
-    else:
-        verdict = "not passed" if shown.state is VersionState.REJECTED else "specialist"
-    # the version's own reason says what last happened to its state; the gate's says what it is worth
-    why = read_reason(evidence) or (shown.reason if shown is not None else "") or task.reason
-    calls = tally.calls or task.calls
-    return TaskView(
-        anchor=str(task.id),
-        name=task.name,
-        kind=str(task.output_kind),
-        description=clip(task.description),
-        calls=calls,
-        share=calls / all_calls if all_calls else 0.0,
-        by_specialist=tally.by_specialist,
-        verdict=verdict,
-        state="" if shown is None else str(shown.state),
-        why="excluded by the owner" if task.excluded else why,
-        alpha=None if shown is None else shown.alpha,
-        delta=None if shown is None else shown.delta,
-        coverage=next((figure for figure in figures if figure.key == "coverage"), None),
-        figures=figures,
-        curve=read_curve(evidence),
-        versions=[_version_view(version) for version in reversed(versions)],
-        examples=[_example(trace) for trace in tally.examples],
-        worst=read_worst(evidence),
-    )
-
-
-def _version_view(version: Version) -> VersionView:
-    coverage = next((f.value for f in read_figures(version.evidence) if f.key == "coverage"), None)
-    return VersionView(
-        number=version.number,
-        kind=version.kind,
-        state=str(version.state),
-        reason=version.reason,
-        created=_when(version.created_at) if version.created_at else "",
-        coverage=coverage,
-        threshold=version.threshold,
-    )
-
-
-def _example(trace: Trace) -> ExampleView:
-    try:
-        answer = trace.answer
-    except InvalidRequest:
-        return ExampleView(prompt=clip(trace.chat.last_user_text), answer="(no answer recorded)", note="")
-    said = answer.content or ""
-    if answer.tool_calls:
-        said = f"{said}\n{as_text(list(answer.tool_calls))}".strip()
-    return ExampleView(
-        prompt=clip(trace.chat.last_user_text),
-        answer=clip(said),
-        note=trace.served_by or answer.model,
-    )
-
-
-def _usage(trace: Trace) -> tuple[int, int]:
-    usage = trace.response.get("usage")
-    if not isinstance(usage, Mapping):
-        return 0, 0
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return (prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0)
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def _percent(share: float | None, digits: int = 0) -> str:
     """A share as per cent; never rounded up to all or down to none."""
     if share is None:
@@ -335,7 +227,33 @@ def _percent(share: float | None, digits: int = 0) -> str:
     return text
 
 
+def _soft(text: str) -> Markup:
+    """A name that may break after its joints."""
+    return Markup(re.sub(r"([_\-./])", r"\1<wbr>", str(escape(text))))
+
+
 def _usd(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"${value:,.2f}" if value >= 0.1 or value == 0 else f"${value:.4f}"
+    if value < 0:
+        return f"−{_usd(-value)}"
+    if value >= 1000:
+        return f"${value:,.0f}"
+    if value >= 0.1 or value == 0:
+        return f"${value:,.2f}"
+    return f"${value:.4f}" if value >= 0.00005 else "<$0.0001"
+
+
+def _duration(days: float | None) -> str:
+    if days is None:
+        return "–"
+    if days >= 1:
+        return f"{days:,.1f} days"
+    hours = 24 * days
+    return (
+        f"{hours:.1f} hours"
+        if hours >= 1
+        else f"{60 * hours:.0f} minutes"
+        if hours >= 1 / 60
+        else "under a minute"
+    )

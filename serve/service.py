@@ -15,6 +15,7 @@ from typing import Any
 from shoal.agents.ports import Clock, Generalist
 from shoal.agents.registry.records import VersionState
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
+from shoal.agents.traces.tokens import estimate_usage, usage_of
 from shoal.agents.traces.trace import TraceId
 from shoal.errors import (
     NoPerformer,
@@ -46,7 +47,6 @@ from shoal.serve.ports import (
 )
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
 from shoal.serve.stream import ServedStream, StreamHead
-from shoal.serve.tokens import estimate_usage, usage_of
 
 
 def _nothing() -> Sequence[str]:

@@ -1,64 +1,38 @@
 """The gate: may a specialist take calls? `pass`, `fail` or `insufficient`, with reasons in plain words and figures with intervals.
 
-Also owns the two statistics that evidence is stated with: exact intervals for shares, and chrF for the likeness of texts.
-Pure; knows neither models nor how answers came about.
+It compares in pairs, on the same held-out calls: the specialist's answer with the generalist's; with what looking up the most
+similar logged call would have answered (the floor: who is worse than that has learnt nothing); and, where the generalist was
+asked twice, with the generalist's second answer. Also owns chrF, for the likeness of two texts. Pure; knows neither models nor
+how answers came about.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from scipy.stats import beta
-
 from shoal.agents.contract.calibrate import Calibration, fewest_calls
+from shoal.agents.contract.figures import Figure, Paired, mean, paired, share, share_of
 from shoal.agents.registry.records import OutputKind
+
+__all__ = [
+    "Figure",
+    "GateRules",
+    "HeldOut",
+    "Outcome",
+    "Verdict",
+    "chrf",
+    "decide",
+    "mean",
+    "share",
+]
 
 Outcome: TypeAlias = Literal["pass", "fail", "insufficient"]
 
 _CHRF_ORDER = 6
 _CHRF_BETA = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A measured share or mean with its 95% interval, and over how many calls."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} (95% interval {self.low:.1%} to {self.high:.1%}, {self.count} calls)"
-
-
-def share(hits: int, count: int) -> Figure:
-    """A share with its exact (Clopper-Pearson) 95% interval; (0, 1) where nothing was counted."""
-    if count == 0:
-        return Figure(value=0.0, low=0.0, high=1.0, count=0)
-    low = 0.0 if hits == 0 else float(beta.ppf(0.025, hits, count - hits + 1))
-    high = 1.0 if hits == count else float(beta.ppf(0.975, hits + 1, count - hits))
-    return Figure(value=hits / count, low=low, high=high, count=count)
-
-
-def mean(values: Sequence[float]) -> Figure:
-    """A mean with its 95% interval by the normal approximation."""
-    count = len(values)
-    if count == 0:
-        return Figure(value=0.0, low=-math.inf, high=math.inf, count=0)
-    centre = sum(values) / count
-    if count == 1:
-        return Figure(value=centre, low=-math.inf, high=math.inf, count=1)
-    variance = sum((v - centre) ** 2 for v in values) / (count - 1)
-    half = 1.96 * math.sqrt(variance / count)
-    return Figure(value=centre, low=centre - half, high=centre + half, count=count)
 
 
 def chrf(given: str, wanted: str) -> float:
@@ -93,12 +67,16 @@ class HeldOut:
         wrong: by the task's loss.
         likeness: chrF between its text and the generalist's; texts only.
         floor: the same for the answer of the most similar training call; texts only.
+        floor_wrong: whether that answer is wrong by the task's loss; None where it was not looked up.
+        again_wrong: whether the generalist's second answer is wrong measured by its first; None where it was not asked twice.
     """
 
     confidence: float
     wrong: bool
     likeness: float | None = None
     floor: float | None = None
+    floor_wrong: bool | None = None
+    again_wrong: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +97,8 @@ class Verdict:
     outcome: Outcome
     reasons: Sequence[str]
     figures: dict[str, Figure] = field(default_factory=dict)
+    #: the specialist against each rival on the calls that it answers: `floor`, `generalist_again`
+    against: Mapping[str, Paired] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -133,6 +113,7 @@ class Verdict:
             "outcome": self.outcome,
             "reasons": list(self.reasons),
             "figures": {name: figure.to_dict() for name, figure in self.figures.items()},
+            "against": {name: comparison.to_dict() for name, comparison in self.against.items()},
         }
 
 
@@ -147,29 +128,36 @@ def decide(
     """The verdict on one version from its answers to held-out calls and from its calibration."""
     rules = rules or GateRules()
     figures = _figures(kind, held_out, calibration)
+    against = _against(held_out, calibration)
+
+    def verdict(outcome: Outcome, *reasons: str) -> Verdict:
+        return Verdict(outcome=outcome, reasons=reasons, figures=figures, against=against)
+
     if not loss_defined:
-        reason = "No way is known to tell a wrong answer of this task from a right one."
-        return Verdict(outcome="fail", reasons=(reason,), figures=figures)
+        return verdict("fail", "No way is known to tell a wrong answer of this task from a right one.")
     if short := _too_few(held_out, calibration, rules):
-        return Verdict(outcome="insufficient", reasons=(short,), figures=figures)
-    reasons = _failures(kind, calibration, rules, figures)
-    if reasons:
-        return Verdict(outcome="fail", reasons=tuple(reasons), figures=figures)
+        return verdict("insufficient", short)
+    if reasons := _failures(kind, calibration, rules, figures, against):
+        return verdict("fail", *reasons)
     coverage, right = figures["coverage"], figures["right_answered"]
-    reason = (
+    return verdict(
+        "pass",
         f"Answers {coverage}; {right} of those are right. At most {calibration.alpha:.1%} wrong holds with "
-        f"confidence {1 - calibration.delta:.0%}."
+        f"confidence {1 - calibration.delta:.0%}.",
     )
-    return Verdict(outcome="pass", reasons=(reason,), figures=figures)
 
 
 def _figures(kind: OutputKind, held_out: Sequence[HeldOut], calibration: Calibration) -> dict[str, Figure]:
-    answered = [h for h in held_out if h.confidence >= calibration.threshold]
+    answered = _answered(held_out, calibration)
     figures = {
-        "right_all": share(sum(not h.wrong for h in held_out), len(held_out)),
+        "right_all": share_of([not h.wrong for h in held_out]),
         "coverage": share(len(answered), len(held_out)),
-        "right_answered": share(sum(not h.wrong for h in answered), len(answered)),
+        "right_answered": share_of([not h.wrong for h in answered]),
     }
+    if again := [not h.again_wrong for h in held_out if h.again_wrong is not None]:
+        figures["self_agreement"] = share_of(again)
+    if floor := [not h.floor_wrong for h in held_out if h.floor_wrong is not None]:
+        figures["floor_right"] = share_of(floor)
     if kind == OutputKind.TEXT:
         compared = [h for h in answered if h.likeness is not None]
         figures["likeness"] = mean([h.likeness for h in compared if h.likeness is not None])
@@ -177,6 +165,25 @@ def _figures(kind: OutputKind, held_out: Sequence[HeldOut], calibration: Calibra
         figures["floor"] = mean([floor for _, floor in floors])
         figures["above_floor"] = mean([likeness - floor for likeness, floor in floors])
     return figures
+
+
+def _answered(held_out: Sequence[HeldOut], calibration: Calibration) -> list[HeldOut]:
+    return [h for h in held_out if h.confidence >= calibration.threshold]
+
+
+def _against(held_out: Sequence[HeldOut], calibration: Calibration) -> dict[str, Paired]:
+    """Where no threshold was found, on all calls."""
+    compared = _answered(held_out, calibration) if calibration.feasible else list(held_out)
+    out = {}
+    verdicts = {
+        "floor": [(h.wrong, h.floor_wrong) for h in compared],
+        "generalist_again": [(h.wrong, h.again_wrong) for h in compared],
+    }
+    for name, rows in verdicts.items():
+        pairs = [(not mine, not theirs) for mine, theirs in rows if theirs is not None]
+        if pairs:
+            out[name] = paired([mine for mine, _ in pairs], [theirs for _, theirs in pairs])
+    return out
 
 
 def _too_few(held_out: Sequence[HeldOut], calibration: Calibration, rules: GateRules) -> str:
@@ -192,7 +199,11 @@ def _too_few(held_out: Sequence[HeldOut], calibration: Calibration, rules: GateR
 
 
 def _failures(
-    kind: OutputKind, calibration: Calibration, rules: GateRules, figures: dict[str, Figure]
+    kind: OutputKind,
+    calibration: Calibration,
+    rules: GateRules,
+    figures: Mapping[str, Figure],
+    against: Mapping[str, Paired],
 ) -> list[str]:
     reasons = []
     if not calibration.feasible:
@@ -200,6 +211,11 @@ def _failures(
             f"At no threshold can it be shown that at most {calibration.alpha:.1%} of its answers are wrong; "
             f"of all held-out calls it gets {figures['right_all']} right."
         )
+        again = figures.get("self_agreement")
+        if again is not None and again.high < 1 - calibration.alpha:
+            reasons.append(
+                f"By the same measure the generalist, asked a second time, is right on only {again} of them."
+            )
         return reasons
     coverage = figures["coverage"]
     if coverage.value < rules.min_coverage:
@@ -209,6 +225,12 @@ def _failures(
     right = figures["right_answered"]
     if right.count and right.high < 1 - calibration.alpha:
         reasons.append(f"Of the held-out calls that it answers only {right} are right.")
+    floor = against.get("floor")
+    if floor is not None and floor.is_worse:
+        reasons.append(
+            f"Looking up the most similar logged call is right more often: on the calls that it answers, {floor.losses} that only "
+            f"the look-up gets right against {floor.wins} that only the specialist does."
+        )
     if kind == OutputKind.TEXT:
         above = figures["above_floor"]
         if above.count and above.high < 0:

@@ -31,11 +31,18 @@ def seal(folder: Path, card: Mapping[str, Any]) -> str:
     files = {
         str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CARD
+        if path.is_file() and path != folder / CARD
     }
     text = json.dumps({**card, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / CARD).write_text(text, encoding="utf-8")
     return file_sha256(folder / CARD)
+
+
+def freeze(folder: Path) -> None:
+    """Make every file read-only: a version never changes. Who may write to the folder may still remove it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
 
 
 def verify(folder: Path, sha256: str | None = None) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def verify(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     """
     remedy = "Learn again, or restore the folder from a backup; the task stays with the generalist meanwhile."
     path = folder / CARD
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         raise CorruptModel(f"The model folder {folder} has no {CARD}.", remedy=remedy)
     if sha256 is not None and file_sha256(path) != sha256:
         raise CorruptModel(f"{path} is not the card that was registered (SHA-256 differs).", remedy=remedy)
@@ -56,7 +63,12 @@ def verify(folder: Path, sha256: str | None = None) -> dict[str, Any]:
         card["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptModel(f"{path} is not a model card: {error!r}.", remedy=remedy) from None
-    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != CARD}
+    # whatever is no folder counts, so that a link, to a file or to nothing, cannot hide
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    there.discard(CARD)
+    for name in sorted(there):
+        if (folder / name).is_symlink() or not (folder / name).is_file():
+            raise CorruptModel(f"{folder / name} is no plain file.", remedy=remedy)
     if extra := sorted(there - files.keys()):
         raise CorruptModel(f"{folder / extra[0]} is not on the model's card.", remedy=remedy)
     for name, digest in files.items():

@@ -20,7 +20,7 @@ from shoal.errors import CorruptModel
 #: requests that are put to an engine at once
 BATCH = 64
 _SLOTS = "slots.json"
-_MOST_NEIGHBOURS = 20_000
+MOST_NEIGHBOURS = 20_000
 
 
 def answers_of(
@@ -62,13 +62,16 @@ def judged(
                 slots=slots,
             ).wrong
         )
+        floor = None if floors is None else floors[i]
+        floor_wrong = None if floor is None else _floor_wrong(loss, example, floor, calling, slots)
         text = loss == OutputKind.TEXT and answer.content is not None
         out.append(
             HeldOut(
                 confidence=answer.confidence if answer.given else 0.0,
                 wrong=wrong,
                 likeness=chrf(given, example.content) if text else None,
-                floor=chrf(floors[i], example.content) if text and floors is not None else None,
+                floor=chrf(floor, example.content) if text and floor is not None else None,
+                floor_wrong=floor_wrong,
             )
         )
     return out
@@ -85,11 +88,13 @@ def load_slots(folder: Path) -> SlotRules | None:
         raise CorruptModel(f"{path} holds no slot rules: {error!r}.", remedy="Learn again.") from error
 
 
-def nearest_answers(train: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
-    """For each held-out call the logged answer of the most similar training call: the floor that a text specialist must reach."""
+def nearest_answers(
+    train: Sequence[Example], held_out: Sequence[Example], *, most: int = MOST_NEIGHBOURS
+) -> list[str]:
+    """For each held-out call the logged answer of the most similar of the first `most` training calls: a specialist's floor."""
     if not train or not held_out:
         return [""] * len(held_out)
-    pool = train[:_MOST_NEIGHBOURS]
+    pool = train[:most]
     requests = [e.request for e in pool]
     vocabulary = Vocabulary.fit(
         requests, [-1] * len(pool), reading=Reading(system=True), min_calls=1, max_rows=50_000
@@ -101,3 +106,12 @@ def nearest_answers(train: Sequence[Example], held_out: Sequence[Example]) -> li
         likeness = (asked[start : start + 256] @ known.T).toarray()
         out.extend(pool[int(i)].content for i in np.argmax(likeness, axis=1))
     return out
+
+
+def _floor_wrong(
+    loss: OutputKind, example: Example, floor: str, calling: Collection[str], slots: SlotChecker | None
+) -> bool:
+    """Whether the answer to the most similar logged call would have been wrong here."""
+    if example.tool_calls:
+        return floor != example.content  # both are function calls in canonical form
+    return example.id in calling or judge(loss, example.request, floor, example.content, slots=slots).wrong

@@ -18,8 +18,10 @@ from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
+from shoal.agents.learning.second_opinions import SecondOpinions
 from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_digest, specialise
 from shoal.agents.learning.splits import calibration_share, choose_share
+from shoal.agents.learning.volume import Volume, volumes
 from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 #: of the time limit, what may be used before whatever is running is cut
 _HARD_SHARE = 0.92
 _NO_CALLS = Material((), (), {})
+_NOBODY = SecondOpinions()
 
 
 def learn(
@@ -53,6 +56,7 @@ def learn(
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     stopped: Callable[[], bool] = lambda: False,
     trainers: Trainers = trainer_of,
+    opinions: SecondOpinions = _NOBODY,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -62,6 +66,7 @@ def learn(
         force: train also where neither calls nor settings changed since the newest version.
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
+        opinions: who else is asked about held-out calls.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
 
     Raises:
@@ -82,6 +87,7 @@ def learn(
         progress=progress,
         stopped=stopped,
         trainers=trainers,
+        opinions=opinions,
     )
     return run.go(store, tasks, feedback)
 
@@ -101,6 +107,7 @@ class _Run:
         progress: Callable[[float, str], None],
         stopped: Callable[[], bool],
         trainers: Trainers,
+        opinions: SecondOpinions,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -113,6 +120,7 @@ class _Run:
         self.progress = progress
         self.stopped = stopped
         self.trainers = trainers
+        self.opinions = opinions
         self.started = clock.monotonic()
         self.interrupted = False
         self.reports: dict[TaskId, TaskReport] = {}
@@ -175,7 +183,7 @@ class _Run:
         self.registry.put_tasks(found.tasks)
         wanted = self._wanted(found.tasks, names)
         materials = gather(traces, found.assignment, private)
-        plans = self._plans(found.tasks, materials, len(traces))
+        plans = self._plans(found.tasks, materials, volumes(traces, found.assignment), len(traces))
         manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
         # what never needs the clock first, so that its reasons are there even where the run is stopped
         todo: list[Plan] = []
@@ -213,7 +221,13 @@ class _Run:
                 raise NotFound(f"There is no task {name!r}.", remedy="shoal tasks ls names those there are.")
         return {known[name] for name in names}
 
-    def _plans(self, tasks: Sequence[Task], materials: Mapping[TaskId, Material], traces: int) -> list[Plan]:
+    def _plans(
+        self,
+        tasks: Sequence[Task],
+        materials: Mapping[TaskId, Material],
+        volume: Mapping[TaskId, Volume],
+        traces: int,
+    ) -> list[Plan]:
         """A plan for each visible task; the time is shared among all of them, whichever are asked for."""
         prospects: dict[TaskId, Prospect] = {}
         wishes = []
@@ -243,7 +257,13 @@ class _Run:
             alpha, delta = self.config.contract.for_task(task.name)
             material = materials.get(task.id, _NO_CALLS)
             inputs = inputs_digest(
-                task, material, alpha=alpha, delta=delta, seed=self.seed, limit_min=self.limit_min
+                task,
+                material,
+                alpha=alpha,
+                delta=delta,
+                seed=self.seed,
+                limit_min=self.limit_min,
+                opinions=self.opinions,
             )
             plans.append(
                 Plan(
@@ -255,6 +275,7 @@ class _Run:
                     delta=delta,
                     seed=self.seed,
                     inputs=inputs,
+                    volume=volume.get(task.id, Volume()),
                 )
             )
         return plans
@@ -288,6 +309,7 @@ class _Run:
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,
+            opinions=self.opinions,
         )
         try:
             version, verdict, cut = specialise(plan, number, tools)
@@ -368,6 +390,7 @@ class _Run:
             seconds=round(seconds, 2),
             cut_by_clock=cut,
             figures=dict(version.evidence["gate"]["figures"]) if version else {},
+            break_even=version.evidence["costs"]["break_even"] if version else None,
         )
 
 

@@ -33,6 +33,8 @@ class TaskReport:
     seconds: float = 0.0
     cut_by_clock: bool = False
     figures: Mapping[str, Any] = field(default_factory=dict)
+    #: when it has earned its learning, in calls, days and USD; None where the generalist has no price
+    break_even: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,19 @@ from shoal.agents.contract.calibrate import NEVER, START_SHARE, Calibration, cal
 from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
 from shoal.agents.learning.candidates import MICRO_LM, TOOL_CALL, Prospect, Trainers
-from shoal.agents.learning.folder import seal
-from shoal.agents.learning.held_out import answers_of, judged, load_slots, nearest_answers
+from shoal.agents.learning.evidence import Examined, calls_to_show, costs, coverage_by_alpha, measure
+from shoal.agents.learning.folder import freeze, seal
+from shoal.agents.learning.held_out import (
+    MOST_NEIGHBOURS,
+    answers_of,
+    judged,
+    load_slots,
+    nearest_answers,
+)
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
+from shoal.agents.learning.model_card import README, card_facts, card_text
+from shoal.agents.learning.second_opinions import SecondOpinions, ask_again, prefer
 from shoal.agents.learning.splits import (
     Split,
     fingerprint,
@@ -31,7 +40,8 @@ from shoal.agents.learning.splits import (
     without_duplicates,
 )
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
-from shoal.agents.ports import Engine, EngineLoader
+from shoal.agents.learning.volume import Volume
+from shoal.agents.ports import Engine, EngineLoader, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
 from shoal.config import Config
 from shoal.errors import DataError
@@ -47,6 +57,8 @@ _MOST_CALIBRATION = 2500
 #: seconds kept back for judging, and more for each held-out text (there are as many again to calibrate)
 _JUDGING_S = 5.0
 _JUDGING_S_PER_TEXT = 0.1
+#: logged calls among which the most similar is looked up, for what is no text
+_MOST_LOOKED_UP = 4000
 #: a process that serves holds about this much beside the weights
 _OWN_MEMORY_MB = 64.0
 
@@ -63,11 +75,12 @@ class Plan:
     delta: float
     seed: int
     inputs: str
+    volume: Volume = field(default_factory=Volume)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a run hands in. `seconds_left`: until the run must end."""
+    """What a run hands in. `seconds_left`: until the run must end. `cpu_seconds`: processor time of this process so far."""
 
     home: Home
     config: Config
@@ -78,6 +91,8 @@ class Tools:
     seconds_left: Callable[[], float]
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
+    cpu_seconds: Callable[[], float] = time.process_time
+    opinions: SecondOpinions = field(default_factory=SecondOpinions)
 
 
 @dataclass(slots=True)
@@ -87,18 +102,29 @@ class _Candidate:
     report: TrainReport
     engine: Engine
     slots: SlotChecker | None
+    given: Sequence[SpecialistAnswer]
     held_out: list[HeldOut]
     coverage: float
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 def inputs_digest(
-    task: Task, material: Material, *, alpha: float, delta: float, seed: int, limit_min: float
+    task: Task,
+    material: Material,
+    *,
+    alpha: float,
+    delta: float,
+    seed: int,
+    limit_min: float,
+    opinions: SecondOpinions | None = None,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
     where = [material.tier, material.private]
     facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min]
+    for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
+        if adviser is not None:
+            facts.append(adviser.calls)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -111,6 +137,7 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
         DataError: no kind of specialist can learn the task; the message says why.
         KeyboardInterrupt: the run was stopped; what training had done waits in the work folder.
     """
+    cpu_before = tools.cpu_seconds()
     split = split_examples([*plan.material.examples, *plan.material.calling], seed=plan.seed)
     calling = frozenset(e.id for e in plan.material.calling)
     gives_calls = TOOL_CALL in plan.prospect.kinds
@@ -121,12 +148,14 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
     notes: list[dict[str, Any]] = []
     best: _Candidate | None = None
     work = _work_folder(plan, tools.home)
+    most = MOST_NEIGHBOURS if plan.prospect.loss == OutputKind.TEXT else _MOST_LOOKED_UP
+    floors = nearest_answers(train, choose, most=most)
     for kind in plan.prospect.kinds:
         if kind not in plan.seconds:
             notes.append({"kind": kind, "skipped": "the time limit leaves no time for it"})
             continue
         try:
-            candidate = _train(kind, plan, train, choose, calling, work, tools)
+            candidate = _train(kind, plan, train, choose, floors, calling, work, tools)
         except DataError as error:
             notes.append({"kind": kind, "skipped": str(error)})
             continue
@@ -137,10 +166,21 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
             break
     if best is None:
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
+    opinions = _opinions(best, plan, choose, calling, tools)
     tools.progress(0.9, "calibrating")
-    calibration, verdict = _judge(best, plan, calibration_calls, calling, tools)
+    calibration, verdict, by_alpha = _judge(best, plan, calibration_calls, calling, tools)
+    tools.progress(0.95, "writing the evidence")
+    examined = Examined(examples=choose, answers=best.given, held_out=best.held_out)
+    measures = measure(plan.prospect.loss, examined, train, calling=calling, slots=best.slots)
+    found = {
+        "measures": measures.to_dict(),
+        "calls_to_show": calls_to_show(examined, calibration.threshold),
+        "coverage_by_alpha": by_alpha,
+        **opinions,
+    }
     write_learnt_calls(best.folder, (e.id for e in (*train, *split.choose)))
-    version = _finish(best, plan, number, split, calibration, verdict, notes, tools, curated)
+    core_seconds = tools.cpu_seconds() - cpu_before
+    version = _finish(best, plan, number, split, calibration, verdict, notes, found, core_seconds, tools, curated)
     return version, verdict, best.report.cut_by_clock
 
 
@@ -182,6 +222,7 @@ def _train(
     plan: Plan,
     train: Sequence[Example],
     choose: Sequence[Example],
+    floors: Sequence[str],
     calling: frozenset[str],
     work: Path,
     tools: Tools,
@@ -214,38 +255,65 @@ def _train(
     slots = load_slots(folder)
     tools.progress(0.82, f"{kind}: answering held-out calls")
     given = answers_of(engine, choose, tools.stopped)
-    floors = nearest_answers(train, choose) if plan.prospect.loss == OutputKind.TEXT else None
     held_out = judged(plan.prospect.loss, choose, given, calling=calling, slots=slots, floors=floors)
     coverage = coverage_at_risk([h.confidence for h in held_out], [h.wrong for h in held_out], plan.alpha)
     notes = {
         "kind": kind,
         "coverage_on_choose": coverage,
         "right_on_choose": sum(not h.wrong for h in held_out) / max(1, len(held_out)),
+        "calls_on_choose": len(held_out),
+        # of calls that it answers, if there are any: to say nothing is quick
+        "answer_ms": _speed_ms(
+            engine,
+            [e for e, a in zip(choose, given, strict=True) if a.content is not None] or choose,
+            time.perf_counter,
+        ),
+        "size_mb": round(_size_mb(folder), 2),
         "seconds_allotted": asked,
         "seconds": round(tools.monotonic() - started, 2),
         "steps": report.steps,
         "cut_by_clock": report.cut_by_clock,
         "details": dict(report.details),
     }
-    return _Candidate(kind, folder, report, engine, slots, held_out, coverage, notes)
+    return _Candidate(kind, folder, report, engine, slots, given, held_out, coverage, notes)
+
+
+def _opinions(
+    best: _Candidate, plan: Plan, choose: Sequence[Example], calling: frozenset[str], tools: Tools
+) -> dict[str, Any]:
+    """What others say of held-out calls, where the owner asks for it; sets `again_wrong` of the candidate's verdicts."""
+    again, judge = tools.opinions.again, tools.opinions.judge
+    private = plan.material.private
+    if again is not None and again.may_see(private):
+        tools.progress(0.86, "asking the generalist again")
+        best.held_out = ask_again(
+            again, plan.prospect.loss, choose, best.held_out, calling=calling, slots=best.slots
+        )
+    if judge is not None and plan.prospect.loss == OutputKind.TEXT and judge.may_see(private):
+        tools.progress(0.88, "a judge model compares texts")
+        if preferred := prefer(judge, choose, [a.content for a in best.given]):
+            return {"judge": {"figures": preferred}}
+    return {}
 
 
 def _judge(
     best: _Candidate, plan: Plan, calls: Sequence[Example], calling: frozenset[str], tools: Tools
-) -> tuple[Calibration, Verdict]:
+) -> tuple[Calibration, Verdict, list[list[float]]]:
     loss = plan.prospect.loss
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
+    # where the other held-out calls say that little can be answered, less is tried
+    start_share = min(START_SHARE, 0.7 * best.coverage)
     calibration = calibrate(
         [h.confidence for h in held],
         [h.wrong for h in held],
         plan.alpha,
         plan.delta,
-        # where the other held-out calls say that little can be answered, less is tried
-        start_share=min(START_SHARE, 0.7 * best.coverage),
+        start_share=start_share,
     )
     defined = loss != OutputKind.TEXT or best.slots is not None
-    return calibration, decide(loss, best.held_out, calibration, loss_defined=defined)
+    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share) if defined else []
+    return calibration, decide(loss, best.held_out, calibration, loss_defined=defined), by_alpha
 
 
 def _finish(
@@ -256,9 +324,13 @@ def _finish(
     calibration: Calibration,
     verdict: Verdict,
     notes: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    core_seconds: float,
     tools: Tools,
     curated: Mapping[str, Any],
 ) -> Version:
+    speed_ms = best.notes["answer_ms"]
+    coverage = verdict.figures["coverage"].value if verdict.passed else 0.0
     evidence = {
         "inputs": plan.inputs,
         "pipeline": PIPELINE,
@@ -278,26 +350,40 @@ def _finish(
         },
         "gate": verdict.to_dict(),
         "calibration": calibration.to_dict(),
+        **found,
+    }
+    # what a clock says stays out of the folder, so that the same calls and seed give the same bytes
+    timed = {
+        "candidates": list(notes),
+        "answer_ms": speed_ms,
+        "costs": costs(
+            core_seconds=core_seconds,
+            answer_ms=speed_ms,
+            coverage=coverage,
+            volume=plan.volume,
+            config=tools.config,
+        ),
     }
     generalist = tools.config.generalist
     threshold = calibration.threshold if verdict.passed else NEVER
-    card = {
-        "kind": best.kind,
-        "task": plan.task.name,
-        "task_id": plan.task.id,
-        "number": number,
-        "base": "trained from nothing",
-        "outputs_may_train": None if generalist is None else generalist.outputs_may_train,
-        "contract": {"alpha": plan.alpha, "delta": plan.delta, "threshold": threshold},
-        "evidence": evidence,
-    }
-    sha256 = seal(best.folder, json.loads(json.dumps(card, default=str)))
+    facts = card_facts(
+        kind=best.kind,
+        task=plan.task,
+        number=number,
+        contract={"alpha": plan.alpha, "delta": plan.delta, "threshold": threshold},
+        data_sha256=fingerprint([*split.train, *split.choose, *split.calibration]),
+        outputs_may_train=None if generalist is None else generalist.outputs_may_train,
+        details=best.report.details,
+        evidence=evidence,
+    )
+    (best.folder / README).write_text(card_text(facts), encoding="utf-8")
+    sha256 = seal(best.folder, facts)
     relative = f"{plan.task.id}/{number}"
     place = tools.home.models / plan.task.id / str(number)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
-    size_mb = sum(p.stat().st_size for p in best.folder.rglob("*") if p.is_file()) / 2**20
-    speed_ms = _speed_ms(best.engine, split.choose, time.perf_counter)
+    size_mb = _size_mb(best.folder)
+    freeze(best.folder)
     best.folder.replace(place)
     placement = tools.config.placement
     return Version(
@@ -310,9 +396,7 @@ def _finish(
         threshold=threshold,
         alpha=plan.alpha,
         delta=plan.delta,
-        evidence=json.loads(
-            json.dumps({**evidence, "candidates": list(notes), "answer_ms": speed_ms}, default=str)
-        ),
+        evidence=json.loads(json.dumps({**evidence, **timed}, default=str)),
         needs={
             "cpus": placement.cpus_per_replica,
             "gpus": placement.gpus_per_replica,
@@ -325,6 +409,10 @@ def _finish(
         reason=verdict.reason,
         created_at=tools.now(),
     )
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
 
 
 def _speed_ms(engine: Engine, examples: Sequence[Example], seconds: Callable[[], float]) -> float | None:

@@ -16,6 +16,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _key_of(variable: str | None, section: str) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(
+            f"`{section}.api_key_env` names {variable}, which is not set.",
+            remedy=f"Set it: export {variable}=...",
+            param=f"{section}.api_key_env",
+        )
+    return key
+
+
 class GeneralistConfig(_Section):
     """The large model behind Shoal: any OpenAI-compatible endpoint."""
 
@@ -35,16 +48,25 @@ class GeneralistConfig(_Section):
 
     def api_key(self) -> str | None:
         """The key from the environment. Raises ConfigError where the named variable is not set."""
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env)
-        if not key:
-            raise ConfigError(
-                f"`generalist.api_key_env` names {self.api_key_env}, which is not set.",
-                remedy=f"Set it: export {self.api_key_env}=...",
-                param="generalist.api_key_env",
-            )
-        return key
+        return _key_of(self.api_key_env, "generalist")
+
+
+class JudgeConfig(_Section):
+    """A model that compares a specialist's texts with the generalist's, in learning: any OpenAI-compatible endpoint."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    model: str
+    #: name of the environment variable that holds the key
+    api_key_env: str | None = None
+    #: pairs of texts that it compares for each task, each in both orders
+    pairs: int = Field(default=40, ge=1, le=1000)
+    #: it runs on this very machine and sends nothing on, so that `local-only` data may go to it
+    local: bool = False
+    timeout_s: float = Field(default=120.0, gt=0)
+
+    def api_key(self) -> str | None:
+        """The key from the environment. Raises ConfigError where the named variable is not set."""
+        return _key_of(self.api_key_env, "judge")
 
 
 class ContractOverride(_Section):
@@ -101,6 +123,10 @@ class LearningConfig(_Section):
     every_traces: int | None = Field(default=None, ge=1)
     #: with a site up, learn a task again when so many of its answers were contradicted by feedback; 0 for never
     min_corrections: int = Field(default=20, ge=0)
+    #: of each task so many held-out prompts are put to the generalist once more, so that its agreement with itself is known
+    ask_twice: int = Field(default=0, ge=0, le=10_000)
+    #: USD for an hour of one core: what learning and answering are priced at beside the generalist's tokens
+    core_hour_usd: float = Field(default=0.05, ge=0)
 
 
 class PlacementWeights(_Section):
@@ -169,6 +195,7 @@ class Config(_Section):
     """The whole of `shoal.yaml`."""
 
     generalist: GeneralistConfig | None = None
+    judge: JudgeConfig | None = None
     contract: ContractConfig = ContractConfig()
     rollout: RolloutConfig = RolloutConfig()
     privacy: PrivacyConfig = PrivacyConfig()

@@ -31,6 +31,7 @@ from shoal.config import Config, GeneralistConfig
 from shoal.errors import DataError, UsageError
 from shoal.home import Home
 from shoal.nodes.spool import SystemClock
+from shoal.serve.advisers import second_opinions
 from shoal.serve.engines import load
 from shoal.serve.judging import read_slot_rules
 from shoal.serve.site_record import read_record
@@ -48,12 +49,13 @@ def run_learn(
     seed: int | None = None,
     force: bool = False,
     outputs_may_train: bool | None = None,
+    ask_twice: int | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Learn from all traces of a data folder and what was said of them; returns the report as plain data.
 
     Args:
-        outputs_may_train: overrules `generalist.outputs_may_train`.
+        outputs_may_train, ask_twice: overrule `generalist.outputs_may_train` and `learning.ask_twice`.
 
     Raises:
         Conflict: another run is under way. Else as `learn` does.
@@ -78,6 +80,7 @@ def run_learn(
             force=force,
             feedback=registry.feedback(),
             progress=tell,
+            opinions=second_opinions(config, ask_twice=ask_twice),
         ).to_dict()
         note(report)
     return report

@@ -47,6 +47,15 @@ def learn(
             help="Whether the generalist's terms allow training on its answers (default: the configuration's word).",
         ),
     ] = None,
+    ask_twice: Annotated[
+        int | None,
+        typer.Option(
+            "--ask-twice",
+            metavar="N",
+            min=0,
+            help="Ask the generalist again for N held-out prompts of each task, to know how often it agrees with itself.",
+        ),
+    ] = None,
     background: Annotated[
         bool,
         typer.Option(
@@ -64,7 +73,12 @@ def learn(
     """
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     if background or stop:
-        given = {"--time-limit": time_limit, "--seed": seed, "--outputs-may-train": outputs_may_train}
+        given = {
+            "--time-limit": time_limit,
+            "--seed": seed,
+            "--outputs-may-train": outputs_may_train,
+            "--ask-twice": ask_twice,
+        }
         for option, value in ({**given, "--force": force or None}).items():
             if value is not None:
                 raise bad_value(
@@ -89,6 +103,7 @@ def learn(
             seed=seed,
             force=force,
             outputs_may_train=may_train,
+            ask_twice=ask_twice,
         )
 
     try:
@@ -124,6 +139,16 @@ def _on_site(url: str, names: list[str] | None, *, stop: bool, as_json: bool) ->
         out.print(told, highlight=False)
 
 
+def _even(break_even: dict[str, Any] | None) -> str:
+    """When a specialist has earned its learning, as one more sentence; empty where that is not known."""
+    if break_even is None or break_even["calls"] is None:
+        return ""
+    calls, days = break_even["calls"], break_even["days"]
+    after = f", {24 * days:.1f} hours" if days is not None and days < 1 else ""
+    after = f", {days:.1f} days" if days is not None and days >= 1 else after
+    return f" Has earned its learning after {calls:,} call{'' if calls == 1 else 's'}{after}."
+
+
 def _can_ask() -> bool:
     return err.is_terminal and sys.stdin.isatty()
 
@@ -142,7 +167,7 @@ def _print(report: dict[str, Any]) -> None:
             f"{task['calls']:,}",
             task["verdict"],
             "-" if coverage is None else f"{coverage:.0%}",
-            escape(task["reason"]),
+            escape(task["reason"]) + _even(task.get("break_even")),
         )
     out.print(table)
     passed = sum(task["verdict"] == "pass" for task in report["tasks"])

@@ -10,11 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
+from shoal.agents.learning.folder import verify
+from shoal.agents.learning.model_card import WIDTH, card_text, version_facts
 from shoal.agents.ports import Registry
 from shoal.agents.registry.records import Task, Version
 from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
 from shoal.commands._stores import erased_calls, open_registry
-from shoal.errors import NotFound
+from shoal.errors import CorruptModel, NotFound
+from shoal.home import Home
 
 app = typer.Typer(help="Versions, their evidence and state.", no_args_is_help=True)
 
@@ -62,43 +65,43 @@ def _share(version: Version, name: str) -> str:
 
 @app.command("show")
 def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """One version: contract, evidence, needs, history."""
+    """One version: its model card (contract, evidence, cost, data, licences), needs and history. Its files are checked."""
     place = existing_home(home)
     registry = open_registry(place)
     task, version = find_version(registry, specialist)
     erased = erased_calls(place, [version]).get(version.key, 0)
     history = registry.history(version.key)
+    sealed, checked = _checked(place, version)
+    facts = version_facts(task, version, sealed)
     if as_json:
-        print_json({**_as_dict(task, version, erased), "history": history})
+        known = {k: facts[k] for k in ("base", "parents", "licences", "data", "outputs_may_train", "metrics")}
+        print_json({**_as_dict(task, version, erased), "card": known, "files": checked, "history": history})
         return
     out.print(f"[bold]{escape(task.name)}@{version.number}[/]  {version.kind}, {version.state}")
-    out.print(escape(version.reason))
     if erased:
         out.print(f"[bold]trained on {erased:,} erased calls; learn again:[/] shoal learn", highlight=False)
-    out.print(
-        f"contract: at most {version.alpha:.0%} of its answers wrong, with confidence {1 - version.delta:.0%}; "
-        f"answers from confidence {version.threshold:.4f}"
-    )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("held-out calls", "value", "95% interval", "calls"):
-        table.add_column(heading, justify="left" if heading == "held-out calls" else "right")
-    for name, figure in version.evidence.get("gate", {}).get("figures", {}).items():
-        table.add_row(
-            name.replace("_", " "),
-            f"{figure['value']:.3f}",
-            f"{figure['low']:.3f} - {figure['high']:.3f}",
-            str(figure["count"]),
-        )
-    out.print(table)
+    # as it is, so that it can be read, mailed and compared: no wrapping, no markup
+    out.print(card_text(facts), markup=False, highlight=False, soft_wrap=True)
+    out.print(f"files: {checked}", highlight=False, markup=False, width=WIDTH)
     needs = ", ".join(f"{name} {value}" for name, value in version.needs.items() if value != "")
-    out.print(f"needs: {escape(needs) or '-'}", highlight=False)
+    out.print(f"needs: {escape(needs) or '-'}", highlight=False, width=WIDTH)
     out.print("history:", highlight=False)
     for event in history:
         when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M")
         out.print(
             f"  {when} UTC  {event['from'] or 'new'} -> {event['to']}: {escape(str(event['reason']))}",
             highlight=False,
+            width=WIDTH,
         )
+
+
+def _checked(home: Home, version: Version) -> tuple[dict[str, Any] | None, str]:
+    """The sealed card of a version, None where it cannot be trusted; and in words how its files are."""
+    try:
+        card = verify(home.models / version.folder, version.sha256)
+    except CorruptModel as error:
+        return None, f"refused: {error.message}"
+    return card, f"{len(card['files'])} and the card, each as its SHA-256 says ({version.sha256[:12]}…)"
 
 
 @app.command("promote")

@@ -11,14 +11,18 @@ import pytest
 
 from shoal.agents.contract.calibrate import calibrate
 from shoal.agents.contract.gate import HeldOut, decide
+from shoal.agents.fakes import FunctionEngine
+from shoal.agents.learning.folder import seal
+from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import NotFound, UsageError
 from shoal.home import Home
 from shoal.serve.report import Price, gather, render, write_report
-from shoal.serve.report_evidence import read_curve, read_figures, read_worst
-from shoal.serve.report_svg import bar, risk_coverage
+from shoal.serve.report_evidence import read_against, read_calls, read_curve, read_figures
+from shoal.serve.report_map import HEIGHT, WIDTH, draw_map
+from shoal.serve.report_svg import coverage_by_alpha, interval, ladder, risk_coverage
 
 NOW = 1_760_000_000.0
 EVIL = "<script>alert('x')</script>"
@@ -181,18 +185,24 @@ def test_everything_from_a_log_is_escaped_and_nothing_is_loaded_from_elsewhere(h
     traces = log()
     (task,) = found_tasks(traces)
     task = replace(task, name=f"bank-{EVIL}", description=EVIL)
-    worst = [{"prompt": EVIL, "said": "refund", "wanted": f"balance {EVIL}", "confidence": 0.97}]
-    registry = ListRegistry([task], [version(task, VersionState.SHADOW, **evidence(), worst=worst)])
-    page = render(gather(home, registry, ListStore(traces), price=None, now=NOW))
+    shown = {"wrong": [{"id": "t1", "confidence": 0.97}, {"id": "erased", "confidence": 0.9}]}
+    more = {"calls_to_show": shown, "measures": {"confusions": [[EVIL, "refund", 3]]}}
+    registry = ListRegistry([task], [version(task, VersionState.SHADOW, **evidence(), **more)])
+    engine = FunctionEngine(lambda r: SpecialistAnswer(content=f"refund {EVIL}", confidence=0.97))
+    report = gather(home, registry, ListStore(traces), price=None, now=NOW, load=lambda v: engine)
+    page = render(report)
 
+    (wrong,) = report.tasks[0].wrong
+    assert (wrong.answer, wrong.specialist) == ("card lost", f"refund {EVIL}") and EVIL in wrong.prompt
     assert "<script" not in page and "&lt;script&gt;" in page
-    assert "(confidence 0.970)" in page
+    assert "confidence 0.970" in page
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
     assert not {"script", "link", "img", "iframe", "object", "embed"} & tags.seen
     assert not [a for a in tags.links if not a.startswith("#")]
     assert "url(" not in page and "@import" not in page
+    assert not re.findall(r"https?://|//[a-z]+\.[a-z]", page)
     assert "prefers-color-scheme: dark" in page
 
 
@@ -210,8 +220,8 @@ def test_a_task_that_did_not_pass_is_excluded_or_was_not_tried_says_why(home: Ho
 
     registry = ListRegistry([replace(task, excluded=True)])
     report = gather(home, registry, ListStore(traces), price=None, now=NOW)
-    assert (report.tasks[0].verdict, report.tasks[0].why) == ("excluded", "excluded by the owner")
-    assert "excluded by the owner" in render(report)
+    assert (report.tasks[0].verdict, report.tasks[0].why) == ("excluded", "Excluded by the owner.")
+    assert "Excluded by the owner." in render(report)
 
 
 def test_a_newer_rejected_version_does_not_hide_the_one_that_serves(home: Home) -> None:
@@ -244,15 +254,63 @@ def test_a_file_that_cannot_be_written_is_one_clear_error_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_a_trace_that_was_erased_is_on_no_later_page(home: Home) -> None:
+    traces = log()
+    (task,) = found_tasks(traces)
+    shown = {"right": [{"id": "t4", "confidence": 0.9}], "wrong": [{"id": "t5", "confidence": 0.8}]}
+    registry = ListRegistry([task], [version(task, VersionState.SHADOW, **evidence(), calls_to_show=shown)])
+    before = gather(home, registry, ListStore(traces), price=None, now=NOW).tasks[0]
+    assert [e.prompt for e in before.wrong] == [traces[5].chat.last_user_text]
+    left = [t for t in traces if t.id not in ("t4", "t5")]
+    after = gather(home, registry, ListStore(left), price=None, now=NOW)
+    assert not after.tasks[0].wrong and not after.tasks[0].right
+    assert "Message 5:" not in render(after)
+
+
+def test_money_is_at_todays_prices_and_break_even_follows(home: Home) -> None:
+    traces = log()
+    (task,) = found_tasks(traces)
+    costs = {"core_seconds": 3600.0, "answer_ms": 3.6}
+    registry = ListRegistry([task], [version(task, VersionState.SERVING, coverage=0.5, costs=costs)])
+    price = Price(tokens_in=10, tokens_out=100)
+    report = gather(home, registry, ListStore(traces), price=price, now=NOW, core_hour_usd=0.1)
+    money = report.tasks[0].money
+    assert money is not None and money.even.learning_usd == pytest.approx(0.1)
+    assert money.generalist_1000 == pytest.approx(2.0)
+    each = 0.5 * 0.002 - 3.6e-3 / 3600 * 0.1
+    assert money.even.calls == 101 and money.even.saved_per_call_usd == pytest.approx(each)
+    assert report.could_save_usd == pytest.approx(120 * each)
+    assert report.saves_per_month_usd is None  # two minutes of log say nothing of a month
+    page = render(report)
+    assert "101 calls" in page and "$0.10" in page
+    assert gather(home, registry, ListStore(traces), price=None, now=NOW).tasks[0].money is None
+
+
+def test_a_model_that_was_altered_is_said_to_be_and_not_asked(home: Home) -> None:
+    traces = log()
+    (task,) = found_tasks(traces)
+    folder = home.models / "f"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("w")
+    sha256 = seal(folder, {"kind": "classifier", "licences": {"base": "MIT"}})
+    sound = replace(version(task, VersionState.SHADOW, **evidence()), sha256=sha256)
+    (view,) = gather(home, ListRegistry([task], [sound]), ListStore(traces), price=None, now=NOW).tasks
+    assert view.fault == "" and "base: MIT" in view.card
+    (folder / "weights").write_text("other")
+    report = gather(home, ListRegistry([task], [sound]), ListStore(traces), price=None, now=NOW)
+    assert "weights was altered" in report.tasks[0].fault and "weights was altered" in render(report)
+
+
 def test_absent_or_odd_evidence_is_left_out() -> None:
-    assert read_figures({}) == [] and read_curve({}) == [] and read_worst({}) == []
+    assert read_figures({}) == [] and read_curve({}) == [] and read_against({}) == []
+    assert read_calls({"calls_to_show": {"wrong": ["x", {"no": 1}, {"id": 5}]}})["wrong"][0].id == "5"
     odd = {
         "coverage": float("inf"),
         "figures": {"right_all": {"value": None}, "floor": {"value": 0.0, "count": 0}},
         "curve": [[1, 2], "x", [0.5, 0.5, None, 0.1]],
-        "worst": ["x", {"prompt": "only a prompt"}],
+        "gate": {"against": {"floor": {"value": 1}}},
     }
-    assert read_figures(odd) == [] and read_curve(odd) == [] and read_worst(odd) == []
+    assert read_figures(odd) == [] and read_curve(odd) == [] and read_against(odd) == []
     half = read_figures({"coverage": 0.5, "gate": {"figures": {"speed": 3}}})
     assert [(f.key, f.value, f.low) for f in half] == [("coverage", 0.5, None), ("speed", 3.0, None)]
 
@@ -260,9 +318,30 @@ def test_absent_or_odd_evidence_is_left_out() -> None:
 def test_pictures_stay_within_their_frame() -> None:
     picture = risk_coverage([(0.1, 0, 0.3), (0.5, 0.01, 0.04), (1.0, 0.9, 1.0)], alpha=0.05, chosen=0.5)
     ys = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", str(picture))]
-    assert ys and max(ys) <= 190 and min(ys) >= 0
+    assert ys and max(ys) <= 200 and min(ys) >= 0
     assert 'class="chosen"' in picture and str(risk_coverage([(0.5, 0, 0)], alpha=0.05, chosen=None)) == ""
-    assert 'width="120"' in bar(1.7, label="<over>") and "&lt;over&gt;" in bar(1.7, label="<over>")
+    assert 'cx="126"' in interval(1.7, label="<over>") and "&lt;over&gt;" in interval(1.7, label="<over>")
+    assert "chosen" in coverage_by_alpha([(0.01, 0), (0.05, 0.4), (0.2, 0.9)], alpha=0.05)
+    assert str(coverage_by_alpha([], alpha=0.05)) == "" and str(ladder([])) == ""
+    marks = ladder([(1.0, 0.9, str(n), True) for n in range(6)])
+    places = re.findall(r'class="name" x="([\d.]+)" y="([\d.]+)"', str(marks))
+    assert len(set(places)) == 6
+
+
+def test_islands_of_the_map_lie_inside_it_and_do_not_cover_each_other() -> None:
+    words = [f"word{i}" for i in range(8)]
+    sample = [
+        (f"{words[i % 8]} {words[(i * i) % 8]} and more {i % 5}", TaskId(f"t{i % 8}")) for i in range(48)
+    ]
+    drawn = draw_map(sample, {TaskId(f"t{i}"): 0.125 for i in range(8)})
+    assert drawn is not None and len(drawn.islands) == 8 and len(drawn.points) == 48
+    for a in drawn.islands:
+        assert a.radius <= a.x <= WIDTH - a.radius and a.radius <= a.y <= HEIGHT - a.radius
+        for b in drawn.islands:
+            if a.task_id < b.task_id:
+                assert ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) ** 0.5 > a.radius + b.radius
+    assert draw_map(sample[:5], {}) is None
+    assert draw_map([("", None)] * 50, {}) is None
 
 
 class Tags(HTMLParser):
@@ -277,7 +356,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("href", "src")]
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

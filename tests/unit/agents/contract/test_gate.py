@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,34 @@ def test_chrf_is_one_for_equal_texts_and_falls_with_their_difference() -> None:
     assert 1.0 > near > 0.6 > far
     assert chrf("", text) == 0.0
     assert chrf("", "") == 1.0
+
+
+def _beside_floor(count: int, *, mine: int, floor: int) -> list[HeldOut]:
+    """The first `mine` calls only the specialist gets right, the next `floor` only the look-up, the rest both."""
+    return [
+        HeldOut(confidence=0.9, wrong=mine <= i < mine + floor, floor_wrong=i < mine) for i in range(count)
+    ]
+
+
+def test_who_is_worse_than_looking_up_the_most_similar_call_fails_on_the_same_calls() -> None:
+    worse = _decide(_beside_floor(400, mine=0, floor=15))
+    assert worse.outcome == "fail"
+    assert "15 that only the look-up gets right against 0" in worse.reason
+    assert worse.against["floor"].difference.high < 0
+    assert worse.figures["floor_right"].value == 1.0
+
+
+def test_a_difference_that_may_be_chance_does_not_fail_it() -> None:
+    verdict = _decide(_beside_floor(400, mine=5, floor=9))
+    assert verdict.outcome == "pass"
+    assert (verdict.against["floor"].wins, verdict.against["floor"].losses) == (5, 9)
+
+
+def test_a_generalist_that_contradicts_itself_is_named_where_no_threshold_holds() -> None:
+    held = [replace(h, again_wrong=i % 4 == 0) for i, h in enumerate(_held(100, wrong=30))]
+    verdict = _decide(held, wrong=60)
+    assert verdict.outcome == "fail"
+    assert verdict.figures["self_agreement"].value == 0.75
+    assert "right on only 75.0%" in verdict.reason
+    plain = verdict.to_dict()["against"]["generalist_again"]
+    assert plain["count"] == 100 and plain["losses"] > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agents.learning.folder import seal, verify
+from shoal.agents.learning.folder import freeze, seal, verify
 from shoal.errors import CorruptModel
 
 
@@ -56,3 +56,28 @@ def test_no_card_and_a_broken_card_are_clear_errors(folder: Path) -> None:
     (folder / "card.json").write_text("{}")
     with pytest.raises(CorruptModel, match="is not a model card"):
         verify(folder)
+
+
+def test_a_second_card_and_a_link_cannot_hide_in_a_folder(folder: Path, tmp_path: Path) -> None:
+    seal(folder, {"kind": "classifier"})
+    (folder / "sub" / "card.json").write_text("{}")
+    with pytest.raises(CorruptModel, match=r"sub/card\.json is not on the model's card"):
+        verify(folder)
+    (folder / "sub" / "card.json").unlink()
+    (folder / "gone").symlink_to(folder / "nowhere")
+    with pytest.raises(CorruptModel, match="gone is no plain file"):
+        verify(folder)
+    (folder / "gone").unlink()
+    original = folder / "weights.safetensors"
+    original.rename(folder.parent / "elsewhere")
+    original.symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(CorruptModel, match=r"weights\.safetensors is no plain file"):
+        verify(folder)
+
+
+def test_a_frozen_folder_is_read_only_and_still_verifies(folder: Path) -> None:
+    digest = seal(folder, {"kind": "classifier"})
+    freeze(folder)
+    modes = {p.stat().st_mode & 0o777 for p in folder.rglob("*") if p.is_file()}
+    assert modes == {0o444}
+    assert verify(folder, digest)["kind"] == "classifier"
