@@ -50,6 +50,7 @@ class SpecialistAnswer:
     Attributes:
         content: the text; None where it has none to give (`reason` says why).
         confidence: in [0, 1]; compared with the version's threshold.
+        tool_calls: functions that it calls, in OpenAI's form without ids.
         node, tier: where the replica runs that gave it; empty where it does not say.
     """
 
@@ -58,6 +59,7 @@ class SpecialistAnswer:
     reason: str = ""
     node: str = ""
     tier: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
 
 
 class Engine(Protocol):

@@ -16,6 +16,8 @@ RECORD_CLASSIFIER = "record_classifier"
 CLASSIFIER = "classifier"
 FIELDS = "fields"
 MICRO_LM = "micro_lm"
+#: as a candidate `lora@0`, `lora@1`, ...: one for each base; see `lora_rungs.py`
+LORA = "lora"
 
 #: of a task's answers, at most this share may be function calls for a kind that gives none
 _MOST_CALLING = 0.1
