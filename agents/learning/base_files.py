@@ -166,7 +166,7 @@ def device() -> torch.device:
 def has_bf16() -> bool:
     """Whether this machine computes in bf16 by itself; elsewhere it is slower than fp32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -183,7 +183,7 @@ def load_model(folder: Path, architecture: str, dtype: torch.dtype, *, four_bit:
         CorruptModel: the files do not fit together.
     """
     kind = getattr(transformers, architecture)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     extra: dict[str, Any] = {}
     if four_bit:
         extra["quantization_config"] = transformers.BitsAndBytesConfig(

@@ -98,7 +98,9 @@ def in_order(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | No
     if isinstance(value, list):
         items = schema.get("items")
         if not isinstance(items, Mapping):
-            items = next((p["items"] for p in _parts(schema, root) if isinstance(p.get("items"), Mapping)), {})
+            items = next(
+                (p["items"] for p in _parts(schema, root) if isinstance(p.get("items"), Mapping)), {}
+            )
         return [in_order(item, items, root) for item in value]
     return value
 

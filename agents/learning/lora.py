@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from shoal.agents.learning.base_files import (
 )
 from shoal.agents.learning.bases import Base, NodeRoom, card_of, check_fit, fit_training
 from shoal.agents.learning.lora_prompts import Prompter
-from shoal.agents.learning.lora_run import KIND, LoraRun, LoraSettings, Pair, plan_steps
+from shoal.agents.learning.lora_run import KIND, LoraRun, LoraSettings, Pair, plan_steps, with_adapter
 from shoal.agents.learning.slots import SlotRules, learn_slot_rules
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.errors import DataError
@@ -62,7 +62,7 @@ class Rung:
     tier: str = ""
     private: bool = False
     merge: bool = False
-    settings: LoraSettings = LoraSettings()
+    settings: LoraSettings = field(default_factory=LoraSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def attach(model: Any, folder: Path, name: str) -> PeftModel:
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
     else:
-        model = PeftModel(model, config, adapter_name=name)
+        model = with_adapter(model, config, name)
     set_peft_model_state_dict(model, load_file(folder / ADAPTER), adapter_name=name)
     return model.eval()
 

@@ -7,7 +7,7 @@ message says can never become a control token. Training and serving share this m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -84,18 +84,26 @@ class Prompter:
     def answer(self, text: str) -> list[int]:
         """The answer's tokens and the end token."""
         ids = self._ids(text)
-        pieces = self.tokenizer.convert_ids_to_tokens(ids[:1])
-        if pieces and pieces[0].startswith("▁") and not text.startswith(" "):
-            # SentencePiece puts a space before what it is given; an answer has none
-            before = self._ids("\n")
-            whole = self._ids("\n" + text)
-            if whole[: len(before)] == before and self.text(whole[len(before) :]) == text:
-                ids = whole[len(before) :]
+        if not text.startswith(" ") and self._pieces(ids[:1]).startswith("▁"):
+            ids = next((bare for bare in self._without_space(text, ids) if self.text(bare) == text), ids)
         return [*ids, self.end]
+
+    def _without_space(self, text: str, ids: Sequence[int]) -> Iterator[list[int]]:
+        """Ways to write what SentencePiece would put a space before; an answer has none, and no rule allows one."""
+        if self._pieces(ids[:1]) == "▁":
+            yield list(ids[1:])
+        for before in ("\n", "\t", "|"):
+            first, whole = self._ids(before), self._ids(before + text)
+            if whole[: len(first)] == first:
+                yield whole[len(first) :]
+
+    def _pieces(self, ids: Sequence[int]) -> str:
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
 
     def _ids(self, text: str) -> list[int]:
         return [
-            int(n) for n in self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            int(n)
+            for n in self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ]
 
     def text(self, ids: Sequence[int]) -> str:
@@ -166,7 +174,9 @@ def _alternating(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         role = "assistant" if message["role"] == "assistant" else "user"
         content = str(message["content"])
         if message.get("tool_calls"):
-            content = "\n".join([content, *(json.dumps(c["function"]) for c in message["tool_calls"])]).strip()
+            content = "\n".join(
+                [content, *(json.dumps(c["function"]) for c in message["tool_calls"])]
+            ).strip()
         if out and out[-1]["role"] == role:
             out[-1]["content"] += f"\n\n{content}"
         else:

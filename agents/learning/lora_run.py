@@ -11,6 +11,7 @@ import json
 import math
 import random
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ def plan_steps(
     return Plan(max(1, min(affordable, most)), per_epoch)
 
 
+def with_adapter(base: Any, adapter: LoraConfig, name: str) -> PeftModel:
+    """Put fresh low-rank weights beside those of `base`, which is changed."""
+    with warnings.catch_warnings():
+        # PEFT asks for an attribute by its old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return PeftModel(base, adapter, adapter_name=name)
+
+
 class LoraRun:
     """One run over `base`, which it changes into a model with low-rank weights. Resumes from `context.work` if that holds the same run."""
 
@@ -124,7 +133,7 @@ class LoraRun:
         if fit.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        self.model = PeftModel(base, self.adapter)
+        self.model = with_adapter(base, self.adapter, "default")
         self.inner = self.model.get_base_model()
         self.trained = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
         self.peak = settings.peak(int(base.config.hidden_size))

@@ -102,7 +102,9 @@ class Rungs:
 
     def identity(self) -> list[Any]:
         """What versions depend on; empty without bases."""
-        return [[b.model, b.revision, b.parameters] for b, _ in self.bases] + [self.merge] if self.bases else []
+        return (
+            [[b.model, b.revision, b.parameters] for b, _ in self.bases] + [self.merge] if self.bases else []
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's manifest."""

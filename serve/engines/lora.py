@@ -12,7 +12,9 @@ import json
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,22 +42,38 @@ class SharedBase:
     """One base in memory with the low-rank weights of any number of versions. Versions take turns."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
-        self.turn = threading.Lock()
+        self._model = model
+        self._turn = threading.Lock()
+        #: adapters whose version is gone. Only noted where that is found out: it may be in the middle of another's turn
+        self._gone: deque[str] = deque()
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        return tuple(getattr(self.model, "peft_config", ()))
+        return tuple(name for name in getattr(self._model, "peft_config", ()) if name not in self._gone)
 
     def add(self, folder: Path, name: str) -> None:
-        with self.turn:
-            self.model = attach(self.model, folder, name)
+        """Put a version's low-rank weights beside those that are there."""
+        with self._turn:
+            self._model = attach(self._model, folder, name)
+            self._model.set_adapter(name)
+            self._tidy()
 
-    def drop(self, name: str) -> None:
-        with self.turn:
-            # PEFT keeps at least one; the last goes with the base
-            if len(self.adapters) > 1:
-                self.model.delete_adapter(name)
+    def leave(self, name: str) -> None:
+        """The version is gone; its weights go with the next turn."""
+        self._gone.append(name)
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[Any]:
+        """The model, with the version's weights in use; with its own where `name` is empty."""
+        with self._turn:
+            if name:
+                self._model.set_adapter(name)
+            self._tidy()
+            yield self._model
+
+    def _tidy(self) -> None:
+        while self._gone:
+            self._model.delete_adapter(self._gone.popleft())
 
 
 class BaseCache:
@@ -130,7 +148,11 @@ class LoraEngine:
             if base["architecture"] not in FAMILIES:
                 raise ValueError(f"no family has the architecture {base['architecture']}")
             slots = folder / "slots.json"
-            rules = SlotRules.from_dict(json.loads(slots.read_text(encoding="utf-8"))) if slots.is_file() else None
+            rules = (
+                SlotRules.from_dict(json.loads(slots.read_text(encoding="utf-8")))
+                if slots.is_file()
+                else None
+            )
             prompter = Prompter.of(load_tokenizer(folder))
             name = ""
             if base["merged"]:
@@ -146,25 +168,33 @@ class LoraEngine:
             raise
         except DataError as error:
             raise CorruptModel(error.message, remedy=error.remedy or remedy) from error
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
             raise CorruptModel(f"{folder} is no adapted base: {error!r}.", remedy=remedy) from error
         engine = cls(shared, name, prompter, form, int(facts["max_new_tokens"]), int(facts["context"]), rules)
         if name:
-            weakref.finalize(engine, shared.drop, name)
+            weakref.finalize(engine, shared.leave, name)
         return engine
 
     def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
         """Answers in the order of the requests."""
         answers: list[SpecialistAnswer | None] = [None] * len(requests)
         rows: list[_Row] = []
-        with self.shared.turn:
+        with self.shared.turn(self.adapter) as model:
             for place, request in enumerate(requests):
                 row = _Row(place, request, self.prompter.prompt(request))
                 if len(row.ids) + self.max_new > self.context:
                     answers[place] = _none("the prompt is longer than the base can read")
                     continue
                 try:
-                    row.matcher = self._start(request)
+                    row.matcher = self._start(request, int(model.config.vocab_size))
                 except Unruly as error:
                     answers[place] = _none(f"no answer can be written under the schema asked for: {error}")
                     continue
@@ -173,23 +203,19 @@ class LoraEngine:
             rows.sort(key=lambda row: (len(row.ids), row.place))
             for at in range(0, len(rows), SERVED_ROWS):
                 some = rows[at : at + SERVED_ROWS]
-                for row, said in zip(some, self._write(some), strict=True):
+                for row, said in zip(some, self._write(model, some), strict=True):
                     answers[row.place] = said
         return [answer or _none("no answer was written") for answer in answers]
 
-    def _start(self, request: ChatRequest) -> Any:
+    def _start(self, request: ChatRequest, rows: int) -> Any:
         rule = self.form.rule(request)
         if rule.choices is None and rule.schema is None:
             return None
         if self._grammars is None:
-            rows = int(self.shared.model.config.vocab_size)
             self._grammars = Grammars(self.prompter.tokenizer, rows, self.prompter.ends)
         return self._grammars.start(rule)
 
-    def _write(self, rows: Sequence[_Row]) -> list[SpecialistAnswer]:
-        model = self.shared.model
-        if self.adapter:
-            model.set_adapter(self.adapter)
+    def _write(self, model: Any, rows: Sequence[_Row]) -> list[SpecialistAnswer]:
         width = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), width), self.prompter.pad)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -226,9 +252,10 @@ class LoraEngine:
         written = self.form.read(self.prompter.text(ids[:end]), row.request)
         if written.reason:
             return _none(written.reason)
-        if self.rules is not None and written.content is not None:
-            if errors := self.rules.errors(row.request, written.content):
-                return _none("; ".join(errors[:3]))
+        text = written.content
+        errors = [] if self.rules is None or text is None else self.rules.errors(row.request, text)
+        if errors:
+            return _none("; ".join(errors[:3]))
         return SpecialistAnswer(
             content=written.content, confidence=confidence(logs[: end + 1]), tool_calls=written.tool_calls
         )

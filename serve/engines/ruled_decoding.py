@@ -60,7 +60,9 @@ class Grammars:
                 grammar = LLMatcher.grammar_from_lark(f"start: {said}")
             else:
                 raw = json.loads(schema)
-                grammar = LLMatcher.grammar_from_json_schema(_loosened(raw) if loose else raw, overrides=_STYLE)
+                grammar = LLMatcher.grammar_from_json_schema(
+                    _loosened(raw) if loose else raw, overrides=_STYLE
+                )
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
             if not matcher.is_error():
                 return matcher
@@ -88,7 +90,9 @@ class RuledLogits(LogitsProcessor):  # type: ignore[misc]
         log_probabilities: of each row's tokens, under the model's own distribution before any rule.
     """
 
-    def __init__(self, matchers: Sequence[Any], grammars: Grammars | None, prompt: int, hurry_after: int) -> None:
+    def __init__(
+        self, matchers: Sequence[Any], grammars: Grammars | None, prompt: int, hurry_after: int
+    ) -> None:
         """`prompt`: tokens of the padded prompts; `hurry_after`: tokens after which a ruled answer is brought to its end."""
         self._matchers = list(matchers)
         self._grammars = grammars

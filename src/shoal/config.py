@@ -117,7 +117,15 @@ class LearningConfig(_Section):
     #: pretrained models that tasks which no cheaper kind does well enough are tried with, the smallest first
     bases: tuple[BaseConfig, ...] = ()
     #: licences (SPDX ids) under which a base may be used; one of another licence, or of none, is refused
-    licences: tuple[str, ...] = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "unlicense")
+    licences: tuple[str, ...] = (
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "isc",
+        "cc0-1.0",
+        "unlicense",
+    )
     #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
     merge: bool = False
 

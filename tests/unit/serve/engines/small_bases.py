@@ -43,7 +43,13 @@ INSTRUCT = (
 
 
 def make_base(
-    folder: Path, family: str, texts: Sequence[str], *, licence: str = "apache-2.0", hidden: int = 64, seed: int = 0
+    folder: Path,
+    family: str,
+    texts: Sequence[str],
+    *,
+    licence: str = "apache-2.0",
+    hidden: int = 64,
+    seed: int = 0,
 ) -> Path:
     """Write a random checkpoint of a family: SentencePiece-like tokenizers for mistral and phi, byte-level ones for the others.
     phi has no chat template."""
@@ -70,6 +76,7 @@ def make_base(
         num_key_value_heads=2,
         head_dim=hidden // 4,
         max_position_embeddings=512,
+        initializer_range=0.12,
         tie_word_embeddings=family in ("smollm", "qwen3"),
         pad_token_id=0,
         bos_token_id=wrapped.bos_token_id,
@@ -125,11 +132,15 @@ def _metaspace(texts: Sequence[str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(said))
 
 
+ACTIONS = {"red": "stop", "blue": "wait", "green": "go"}
+
+
 def orders(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
-    """Prompts such as "3 red bolts" and the JSON that they mean."""
+    """Prompts such as "please one red bolt" and the JSON that they mean: an action for the colour, and the thing."""
     rng = random.Random(seed)
     out = []
     for _ in range(count):
-        number, colour, thing = rng.choice("123456789"), rng.choice(["red", "blue", "green"]), rng.choice(["bolt", "nut"])
-        out.append((f"{number} {colour} {thing}", {"thing": thing, "colour": colour, "count": number}))
+        colour, thing = rng.choice(list(ACTIONS)), rng.choice(["bolt", "nut"])
+        words = [rng.choice(["please", "now", "well"]), rng.choice(["one", "the", "a"]), colour, thing]
+        out.append((" ".join(words), {"action": ACTIONS[colour], "thing": thing}))
     return out
