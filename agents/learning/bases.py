@@ -25,7 +25,7 @@ _ROOM = 0.8
 #: MiB that a process holds beside the weights: Python, torch, transformers
 _PROCESS_MB = 400.0
 #: rows that are answered together
-SERVED_ROWS = 8
+SERVED_ROWS = 16
 _MIB = 1 << 20
 _ALIASES = {"apache2": "apache-2.0", "apache-2": "apache-2.0", "apache": "apache-2.0", "bsd": "bsd-3-clause"}
 

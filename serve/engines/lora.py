@@ -35,7 +35,7 @@ from shoal.errors import CorruptModel, DataError
 from shoal.serve.engines.ruled_decoding import Grammars, RuledLogits, Unruly
 
 #: tokens that an answer may have beyond the most that it should, while it is brought to its end
-_CLOSING = 96
+_CLOSING = 256
 
 
 class SharedBase:

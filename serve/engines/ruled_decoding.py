@@ -40,6 +40,11 @@ class Grammars:
         vocabulary = tokenizer.get_vocab()
         #: tokens that close something, the most closing first; also in SentencePiece's own spelling
         self.closers = [vocabulary[c] for c in _CLOSERS if c in vocabulary]
+        #: tokens that open something on their way: they would pass a place where it could have been closed
+        self.openers = torch.tensor(
+            [n for text, n in vocabulary.items() if len(text) > 1 and ("{" in text or "[" in text)],
+            dtype=torch.long,
+        )
         self._compile = lru_cache(maxsize=256)(self._compiled)
 
     def start(self, rule: Rule) -> Any:
@@ -127,6 +132,10 @@ class RuledLogits(LogitsProcessor):  # type: ignore[misc]
             if not only:
                 blocked = torch.ones(len(scores), dtype=torch.bool)
                 blocked[: len(may)] = may == 0
+                if hurry:
+                    calm = blocked.clone()
+                    calm[self._grammars.openers] = True
+                    blocked = blocked if calm.all() else calm
                 return scores.masked_fill(blocked.to(scores.device), -torch.inf)
         out = torch.full_like(scores, -torch.inf)
         out[only] = scores[only].clamp(min=torch.finfo(scores.dtype).min / 2)

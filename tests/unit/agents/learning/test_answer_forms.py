@@ -23,7 +23,9 @@ TOOLS = [
 
 def _example(content: str, **body: Any) -> Example:
     messages = [{"role": "user", "content": "x"}]
-    return Example(id="1", request=ChatRequest(body={"messages": messages, **body}), content=content, group="1")
+    return Example(
+        id="1", request=ChatRequest(body={"messages": messages, **body}), content=content, group="1"
+    )
 
 
 def test_a_schema_inferred_from_values_holds_for_them_and_not_for_others() -> None:
@@ -80,7 +82,9 @@ def test_calls_are_written_under_their_tool_s_parameters_and_read_back() -> None
     }
     said = form.teach(_example("Which city?", tools=TOOLS))
     assert said is not None and form.read(said, call.request).content == "Which city?"
-    assert "breaks its schema" in form.read('{"name": "weather", "arguments": {"days": 2}}', call.request).reason
+    assert (
+        "breaks its schema" in form.read('{"name": "weather", "arguments": {"days": 2}}', call.request).reason
+    )
 
 
 def test_the_choice_of_tool_that_a_request_makes_is_kept() -> None:

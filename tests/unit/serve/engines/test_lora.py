@@ -62,7 +62,9 @@ def examples(count: int, seed: int) -> list[Example]:
 
 
 TRAIN, CHOOSE = examples(240, 1), examples(40, 2)
-TEXTS = [f"{e.request.last_user_text} {e.content}" for e in TRAIN] + ["You read orders. user assistant system"]
+TEXTS = [f"{e.request.last_user_text} {e.content}" for e in TRAIN] + [
+    "You read orders. user assistant system"
+]
 
 
 def context(
@@ -113,7 +115,9 @@ def test_each_family_trains_saves_loads_and_answers_alike_merged_and_unmerged(
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
         assert one.content is not None and json.loads(one.content).keys() == {"action", "thing"}
     if learns:
-        right = [json.loads(a.content or "") == json.loads(e.content) for a, e in zip(apart, CHOOSE, strict=True)]
+        right = [
+            json.loads(a.content or "") == json.loads(e.content) for a, e in zip(apart, CHOOSE, strict=True)
+        ]
         assert sum(right) >= 36 and min(a.confidence for a in apart) > 0.5
 
 
@@ -127,7 +131,9 @@ def test_versions_of_one_base_share_it_and_leave_when_they_go(tmp_path: Path, ba
     one, two = LoraEngine.load(tmp_path / "one", cache), LoraEngine.load(tmp_path / "two", cache)
     assert one.shared is two.shared and len(cache) == 1 and len(one.shared.adapters) == 2
     for engine, before in ((one, alone[0]), (two, alone[1]), (one, alone[0])):
-        assert [a.confidence for a in engine.answer(requests)] == pytest.approx([a.confidence for a in before])
+        assert [a.confidence for a in engine.answer(requests)] == pytest.approx(
+            [a.confidence for a in before]
+        )
     assert alone[0] != alone[1]
     del one, engine
     assert len(two.shared.adapters) == 1
@@ -183,35 +189,44 @@ def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path:
     assert report.cut_by_clock and report.steps < report.details["planned_steps"]
 
 
-def test_a_base_whose_window_is_too_small_for_the_task_is_refused_with_figures(tmp_path: Path, base: Path) -> None:
-    long = [replace(e, request=ask("bolt " * 400)) for e in TRAIN]
+def test_a_base_whose_window_is_too_small_for_the_task_is_refused_with_figures(
+    tmp_path: Path, base: Path
+) -> None:
+    long = [replace(e, request=ask("bolt " * 520)) for e in TRAIN]
     with pytest.raises(DataError, match=r"its context window is 512 tokens, and the task's calls need"):
         train_lora(long, CHOOSE, tmp_path / "m", context(tmp_path / "w"), rung=rung_of(base))
 
 
 def test_texts_keep_their_task_s_rules_or_are_no_answers(tmp_path: Path, base: Path) -> None:
     texts = [
-        replace(e, request=ask(json.dumps({"town": f"T{n}", "degrees": n})), content=f"It is {n} degrees in T{n}.")
+        replace(
+            e, request=ask(json.dumps({"town": f"T{n}", "degrees": n})), content=f"It is {n} degrees in T{n}."
+        )
         for n, e in enumerate(TRAIN)
     ]
     report = train_lora(texts, texts[:9], tmp_path / "m", context(tmp_path / "w"), rung=rung_of(base))
     seal(tmp_path / "m", {"kind": "lora"})
     assert report.details["form"] == "text" and (tmp_path / "m" / "slots.json").is_file()
-    # eight steps teach nothing, so what is written lacks its prompt's values or never ends
-    answers = load(tmp_path / "m").answer([e.request for e in texts[:3]])
-    assert all(a.content is None and a.reason and a.confidence == 0.0 for a in answers)
+    # eight steps teach hardly anything, so most of what is written lacks its prompt's values or never ends
+    engine = load(tmp_path / "m")
+    assert isinstance(engine, LoraEngine) and engine.rules is not None
+    asked = [e.request for e in texts[:12]]
+    answers = engine.answer(asked)
+    assert any(a.content is None and "missing degrees" in a.reason and a.confidence == 0.0 for a in answers)
+    for request, answer in zip(asked, answers, strict=True):
+        assert answer.content is None or not engine.rules.errors(request, answer.content)
 
 
 def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, base: Path) -> None:
     mit = shutil.copytree(base, tmp_path / "unlicensed")
     (mit / "README.md").unlink()
-    config = parse_config({"learning": {"bases": [str(base), str(mit)], "licences": ["apache-2.0"]}}, source="t")
+    config = parse_config(
+        {"learning": {"bases": [str(base), str(mit)], "licences": ["apache-2.0"]}}, source="t"
+    )
     rungs = Rungs.survey(config, NODES)
     assert list(rungs.refused) == [str(mit)] and "its licence must be known" in rungs.refused[str(mit)]
     calls = Material(examples(400, 5), (), {})
-    prospect = rungs.extend(
-        Prospect(kinds=(), loss=OutputKind.LABEL), OutputKind.LABEL, calls, min_calls=50
-    )
+    prospect = rungs.extend(Prospect(kinds=(), loss=OutputKind.LABEL), OutputKind.LABEL, calls, min_calls=50)
     assert prospect.kinds == ("lora@0",)
     home = Home(tmp_path / "home").create()
     plan = Plan(

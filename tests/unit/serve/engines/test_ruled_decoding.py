@@ -51,7 +51,10 @@ TOOLS = [
     {"type": "function", "function": {"name": "book", "parameters": BOOKING}},
     {"type": "function", "function": {"name": "cancel"}},
 ]
-TEXTS = ["Book a double room for Ana, two nights.", '{"guest": "Ana", "nights": 2, "extras": [{"name": "x"}]}']
+TEXTS = [
+    "Book a double room for Ana, two nights.",
+    '{"guest": "Ana", "nights": 2, "extras": [{"name": "x"}]}',
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +106,10 @@ def test_calls_name_a_tool_of_the_request_and_keep_its_parameters(engine: LoraEn
     for request, answer in zip([*either, *must], answers, strict=True):
         assert (answer.content is None) == bool(answer.tool_calls), answer.reason
         for call in answer.tool_calls:
-            written = {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
+            written = {
+                "name": call["function"]["name"],
+                "arguments": json.loads(call["function"]["arguments"]),
+            }
             assert breaks(written, call_schema(request)) == []
     assert all(a.tool_calls for a in answers[len(PROMPTS) :])
 
