@@ -5,10 +5,10 @@ import pytest
 from shoal.agents.learning.bases import (
     Base,
     NodeRoom,
+    cheapest_first,
     check_architecture,
     check_fit,
     check_licence,
-    cheapest_first,
     fit_training,
 )
 from shoal.agents.learning.candidates import Prospect

@@ -37,7 +37,7 @@ from shoal.serve.engines.lora import BaseCache, LoraEngine
 
 NODES = (NodeRoom(name="here", tier="local", memory_mb=8_000),)
 QUICK = LoraSettings(epochs=0, min_steps=8)
-LEARNS = LoraSettings(epochs=5)
+LEARNS = LoraSettings(epochs=4)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +79,7 @@ def rung_of(folder: Path, settings: LoraSettings = QUICK, *, merged: bool = Fals
 
 
 def train(rung: Rung, folder: Path) -> TrainReport:
-    report = train_lora(TRAIN, CHOOSE, folder, context(folder.with_suffix(".work")), rung=rung)
+    report = train_lora(TRAIN, CHOOSE[:16], folder, context(folder.with_suffix(".work")), rung=rung)
     seal(folder, {"kind": report.kind})
     return report
 
@@ -163,8 +163,8 @@ def test_a_version_is_refused_with_a_base_that_was_altered_and_serves_without_on
 
 def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Path, base: Path) -> None:
     rung = rung_of(base, replace(QUICK, min_steps=24))
-    whole = train_lora(TRAIN, CHOOSE, tmp_path / "a", context(tmp_path / "wa"), rung=rung)
-    asked = iter([False] * 9)
+    whole = train_lora(TRAIN, CHOOSE[:16], tmp_path / "a", context(tmp_path / "wa"), rung=rung)
+    asked = iter([False] * 5)
 
     def killed() -> bool:
         if next(asked, True):
@@ -172,11 +172,11 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
         return False
 
     with pytest.raises(SystemExit):
-        train_lora(TRAIN, CHOOSE, tmp_path / "b", context(tmp_path / "wb", stopped=killed), rung=rung)
+        train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb", stopped=killed), rung=rung)
     (kept,) = (tmp_path / "wb" / "lora").iterdir()
-    assert kept.name == "step-8"
+    assert kept.name == "step-4"
     (kept.parent / "half").mkdir()  # as a kill while writing leaves it
-    resumed = train_lora(TRAIN, CHOOSE, tmp_path / "b", context(tmp_path / "wb"), rung=rung)
+    resumed = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=rung)
     assert whole.steps == resumed.steps == 24
     for name in ("adapter_model.safetensors", "lora.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
@@ -185,7 +185,9 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path, base: Path) -> None:
     ticks = iter(range(0, 100_000, 20))
     slow = context(tmp_path / "w", monotonic=lambda: float(next(ticks)))
-    report = train_lora(TRAIN, CHOOSE, tmp_path / "m", slow, rung=rung_of(base, replace(QUICK, min_steps=40)))
+    report = train_lora(
+        TRAIN, CHOOSE[:16], tmp_path / "m", slow, rung=rung_of(base, replace(QUICK, min_steps=40))
+    )
     assert report.cut_by_clock and report.steps < report.details["planned_steps"]
 
 
@@ -225,12 +227,12 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
     )
     rungs = Rungs.survey(config, NODES)
     assert list(rungs.refused) == [str(mit)] and "its licence must be known" in rungs.refused[str(mit)]
-    calls = Material(examples(400, 5), (), {})
+    calls = Material(examples(300, 5), (), {})
     prospect = rungs.extend(Prospect(kinds=(), loss=OutputKind.LABEL), OutputKind.LABEL, calls, min_calls=50)
     assert prospect.kinds == ("lora@0",)
     home = Home(tmp_path / "home").create()
     plan = Plan(
-        task=Task(id=TaskId("t1"), name="orders", output_kind=OutputKind.JSON, calls=400),
+        task=Task(id=TaskId("t1"), name="orders", output_kind=OutputKind.JSON, calls=300),
         material=calls,
         prospect=replace(prospect, loss=OutputKind.JSON),
         seconds={"lora@0": 25.0},
