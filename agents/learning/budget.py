@@ -46,9 +46,9 @@ def allot(wishes: Sequence[Wish], *, traces: int, limit_s: float) -> dict[tuple[
     if total <= 0:
         return {}
     seconds: dict[tuple[TaskId, str], float] = {}
-    quick = [w for w in wishes if w.kind != "micro_lm"]
+    quick = [w for w in wishes if not _is_slow(w)]
     asked = {(w.task_id, w.kind): _quick_seconds(w) for w in quick}
-    slow = sorted((w for w in wishes if w.kind == "micro_lm"), key=lambda w: (-w.calls, w.task_id))
+    slow = sorted((w for w in wishes if _is_slow(w)), key=lambda w: (-w.calls, w.task_id, w.kind))
     share = _QUICK_SHARE if slow else 1.0
     scale = min(1.0, share * total / max(sum(asked.values()), 1e-9))
     for key, wanted in asked.items():
@@ -56,6 +56,10 @@ def allot(wishes: Sequence[Wish], *, traces: int, limit_s: float) -> dict[tuple[
     left = total - sum(seconds.values())
     seconds.update(_slow_seconds(slow, left))
     return seconds
+
+
+def _is_slow(wish: Wish) -> bool:
+    return wish.kind == "micro_lm" or wish.kind.startswith("lora")
 
 
 def _quick_seconds(wish: Wish) -> float:

@@ -17,6 +17,8 @@ RECORD_CLASSIFIER = "record_classifier"
 CLASSIFIER = "classifier"
 FIELDS = "fields"
 MICRO_LM = "micro_lm"
+#: as a candidate `lora@0`, `lora@1`, ...: one for each base; see `lora_rungs.py`
+LORA = "lora"
 
 #: so many function calls teach when to call, and with what
 _LEAST_CALLING = 20

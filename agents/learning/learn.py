@@ -16,6 +16,7 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.second_opinions import SecondOpinions
@@ -122,6 +123,7 @@ class _Run:
         self.trainers = trainers
         self.opinions = opinions
         self.started = clock.monotonic()
+        self.rungs = Rungs()
         self.interrupted = False
         self.reports: dict[TaskId, TaskReport] = {}
 
@@ -182,6 +184,9 @@ class _Run:
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = self._wanted(found.tasks, names)
+        self.rungs = Rungs.survey(self.config)
+        if self.config.learning.bases:
+            manifest.note(bases=self.rungs.to_dict())
         materials = gather(traces, found.assignment, private)
         plans = self._plans(found.tasks, materials, volumes(traces, found.assignment), len(traces))
         manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
@@ -234,7 +239,9 @@ class _Run:
         visible = [t for t in tasks if not is_hidden(t)]
         for task in visible:
             material = materials.get(task.id, _NO_CALLS)
-            prospect = consider(task.output_kind, material, min_calls=self.config.learning.min_calls)
+            fewest = self.config.learning.min_calls
+            prospect = consider(task.output_kind, material, min_calls=fewest)
+            prospect = self.rungs.extend(prospect, task.output_kind, material, min_calls=fewest)
             prospects[task.id] = prospect
             if task.excluded:
                 continue
@@ -264,6 +271,7 @@ class _Run:
                 seed=self.seed,
                 limit_min=self.limit_min,
                 opinions=self.opinions,
+                bases=self.rungs.identity(),
             )
             plans.append(
                 Plan(
@@ -303,7 +311,7 @@ class _Run:
             home=self.home,
             config=self.config,
             loader=self.loader,
-            trainers=self.trainers,
+            trainers=self.rungs.trainers(self.trainers, plan.material),
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),

@@ -17,7 +17,7 @@ from typing import Any
 from shoal.agents.contract.calibrate import NEVER, START_SHARE, Calibration, calibrate, coverage_at_risk
 from shoal.agents.contract.gate import GateRules, HeldOut, Verdict, decide
 from shoal.agents.contract.loss import SlotChecker
-from shoal.agents.learning.candidates import MICRO_LM, TOOL_CALL, Prospect, Trainers
+from shoal.agents.learning.candidates import LORA, MICRO_LM, TOOL_CALL, Prospect, Trainers
 from shoal.agents.learning.evidence import Examined, calls_to_show, costs, coverage_by_alpha, measure
 from shoal.agents.learning.folder import freeze, seal
 from shoal.agents.learning.held_out import (
@@ -54,6 +54,9 @@ _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
 _MOST_CHOOSE = 1500
 _MOST_CALIBRATION = 2500
+#: the same for a pretrained base, which takes its time over each
+_MOST_CHOOSE_LORA = 300
+_MOST_CALIBRATION_LORA = 600
 #: seconds kept back for judging, and more for each held-out text (there are as many again to calibrate)
 _JUDGING_S = 5.0
 _JUDGING_S_PER_TEXT = 0.1
@@ -117,6 +120,7 @@ def inputs_digest(
     seed: int,
     limit_min: float,
     opinions: SecondOpinions | None = None,
+    bases: Sequence[Any] = (),
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
@@ -125,7 +129,7 @@ def inputs_digest(
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*facts, *bases]).encode()).hexdigest()
 
 
 def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict, bool]:
@@ -166,6 +170,8 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
             break
     if best is None:
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
+    # a slow kind answers some of the held-out calls only
+    choose = choose[: len(best.given)]
     opinions = _opinions(best, plan, choose, calling, tools)
     tools.progress(0.9, "calibrating")
     calibration, verdict, by_alpha = _judge(best, plan, calibration_calls, calling, tools)
@@ -232,8 +238,11 @@ def _train(
     folder.mkdir(parents=True)
     checkpoints.mkdir(exist_ok=True)
     asked = plan.seconds[kind]
+    slow = kind == MICRO_LM or kind.startswith(LORA)
+    if kind.startswith(LORA):
+        choose = choose[:_MOST_CHOOSE_LORA]
     # what is trained must still be judged
-    left = tools.seconds_left() - _JUDGING_S - _JUDGING_S_PER_TEXT * (len(choose) if kind == MICRO_LM else 0)
+    left = tools.seconds_left() - _JUDGING_S - _JUDGING_S_PER_TEXT * (len(choose) if slow else 0)
     seconds = min(asked, left)
     if seconds <= 0:
         raise DataError("The time limit ran out before its turn.")
@@ -250,7 +259,7 @@ def _train(
     report = tools.trainers(kind)(train, teachable, folder, context)
     if seconds < asked:
         report = TrainReport(kind=report.kind, steps=report.steps, cut_by_clock=True, details=report.details)
-    seal(folder, {"kind": kind})
+    seal(folder, {"kind": report.kind})
     engine = tools.loader(folder)
     slots = load_slots(folder)
     tools.progress(0.82, f"{kind}: answering held-out calls")
@@ -275,7 +284,7 @@ def _train(
         "cut_by_clock": report.cut_by_clock,
         "details": dict(report.details),
     }
-    return _Candidate(kind, folder, report, engine, slots, given, held_out, coverage, notes)
+    return _Candidate(report.kind, folder, report, engine, slots, given, held_out, coverage, notes)
 
 
 def _opinions(
@@ -300,6 +309,8 @@ def _judge(
     best: _Candidate, plan: Plan, calls: Sequence[Example], calling: frozenset[str], tools: Tools
 ) -> tuple[Calibration, Verdict, list[list[float]]]:
     loss = plan.prospect.loss
+    if best.kind == LORA:
+        calls = calls[:_MOST_CALIBRATION_LORA]
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
     # where the other held-out calls say that little can be answered, less is tried
@@ -400,7 +411,8 @@ def _finish(
         needs={
             "cpus": placement.cpus_per_replica,
             "gpus": placement.gpus_per_replica,
-            "memory_mb": round(_OWN_MEMORY_MB + 3 * size_mb, 1),
+            # a base that is only referred to is not in the folder, but in memory
+            "memory_mb": best.report.details.get("memory_mb") or round(_OWN_MEMORY_MB + 3 * size_mb, 1),
             "weights_mb": round(size_mb, 2),
             "tier": plan.material.tier or placement.tier,
             "why_tier": "as most of its calls wish" if plan.material.tier else "",

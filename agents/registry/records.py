@@ -57,7 +57,7 @@ class Version:
 
     Attributes:
         number: 1, 2, ... within its task.
-        kind: name of the engine that loads it: `classifier`, `record_classifier`, `fields` or `micro_lm`.
+        kind: name of the engine that loads it: `classifier`, `record_classifier`, `fields`, `micro_lm` or `lora`.
         folder: path of the model folder, relative to the home's models folder.
         sha256: digest of the folder's card, which itself lists the digest of each file.
         threshold: an answer with less confidence than this goes to the generalist; above 1 means never answer.

@@ -37,6 +37,10 @@ def load(folder: Path, sha256: str | None = None) -> Engine:
         from shoal.serve.engines.micro_lm import MicroLmEngine
 
         return MicroLmEngine.load(folder)
+    if kind == "lora":
+        from shoal.serve.engines.lora import LoraEngine
+
+        return LoraEngine.load(folder)
     raise CorruptModel(
         f"{folder} is of kind `{kind}`, which this version of Shoal does not know.",
         remedy="Update Shoal, or learn again.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.errors import ConfigError
 
@@ -112,6 +112,22 @@ class PrivacyConfig(_Section):
     names_model: str = ""
 
 
+class BaseConfig(_Section):
+    """A pretrained model that may be adapted to a task; in the file also just its name."""
+
+    #: hub id, or a local folder
+    model: str = Field(min_length=1)
+    #: SPDX id; only needed where the base's own model card says none
+    licence: str | None = None
+    #: the hub's branch, tag or commit
+    revision: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, raw: Any) -> Any:
+        return {"model": raw} if isinstance(raw, str) else raw
+
+
 class LearningConfig(_Section):
     time_limit_min: float = Field(default=20.0, gt=0)
     #: a task needs this many calls before anything is trained for it
@@ -127,6 +143,20 @@ class LearningConfig(_Section):
     ask_twice: int = Field(default=0, ge=0, le=10_000)
     #: USD for an hour of one core: what learning and answering are priced at beside the generalist's tokens
     core_hour_usd: float = Field(default=0.05, ge=0)
+    #: pretrained models that tasks which no cheaper kind does well enough are tried with, the smallest first
+    bases: tuple[BaseConfig, ...] = ()
+    #: licences (SPDX ids) under which a base may be used; one of another licence, or of none, is refused
+    licences: tuple[str, ...] = (
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "isc",
+        "cc0-1.0",
+        "unlicense",
+    )
+    #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
+    merge: bool = False
 
 
 class PlacementWeights(_Section):
