@@ -15,11 +15,12 @@ from typing import Any
 from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.learning.embedders import dense_embedder
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.specialise import Plan, Tools, inputs_digest, specialise
 from shoal.agents.learning.splits import calibration_share, choose_share
-from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
+from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.tasks.finder import Found, find_tasks
@@ -51,6 +52,7 @@ def learn(
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     stopped: Callable[[], bool] = lambda: False,
     trainers: Trainers = trainer_of,
+    embedder: Embedder | None = None,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -61,10 +63,11 @@ def learn(
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
+        embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
 
     Raises:
         DataError: there are no traces.
-        ConfigError: captured answers may not be trained on, or the configuration does not say.
+        ConfigError: `learning.embedder` cannot be loaded; captured answers may not be trained on, or the configuration does not say.
         NotFound: one of `tasks` is no task.
         StorageFull: the disk is full; what was finished before is kept.
     """
@@ -80,6 +83,7 @@ def learn(
         progress=progress,
         stopped=stopped,
         trainers=trainers,
+        embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
     )
     return run.go(store, tasks, feedback)
 
@@ -99,6 +103,7 @@ class _Run:
         progress: Callable[[float, str], None],
         stopped: Callable[[], bool],
         trainers: Trainers,
+        embedder: Embedder | None,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -111,6 +116,7 @@ class _Run:
         self.progress = progress
         self.stopped = stopped
         self.trainers = trainers
+        self.embedder = embedder
         self.started = clock.monotonic()
         self.interrupted = False
         self.reports: dict[TaskId, TaskReport] = {}
@@ -227,6 +233,7 @@ class _Run:
                     calls=material.calls,
                     held_out=min(held_out, 4000),
                     answers=prospect.answers,
+                    embedded=self.embedder is not None,
                 )
                 for kind in prospect.kinds
             ]
@@ -236,7 +243,13 @@ class _Run:
             alpha, delta = self.config.contract.for_task(task.name)
             material = materials.get(task.id, _NO_CALLS)
             inputs = inputs_digest(
-                task, material, alpha=alpha, delta=delta, seed=self.seed, limit_min=self.limit_min
+                task,
+                material,
+                alpha=alpha,
+                delta=delta,
+                seed=self.seed,
+                limit_min=self.limit_min,
+                embedder=self.embedder,
             )
             plans.append(
                 Plan(
@@ -278,6 +291,7 @@ class _Run:
             trainers=self.trainers,
             monotonic=self.clock.monotonic,
             now=self.clock.now,
+            embedder=self.embedder,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,

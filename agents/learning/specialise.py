@@ -23,14 +23,14 @@ from shoal.agents.learning.held_out import answers_of, judged, load_slots, neare
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.splits import Split, fingerprint, split_examples, unseen
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
-from shoal.agents.ports import Engine, EngineLoader
+from shoal.agents.ports import Embedder, Engine, EngineLoader
 from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
 from shoal.config import Config
 from shoal.errors import DataError
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 2
+PIPELINE = 3
 #: a candidate that could answer this share within the contract needs no costlier rival
 _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
@@ -68,6 +68,7 @@ class Tools:
     monotonic: Callable[[], float]
     now: Callable[[], float]
     seconds_left: Callable[[], float]
+    embedder: Embedder | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
 
@@ -85,12 +86,20 @@ class _Candidate:
 
 
 def inputs_digest(
-    task: Task, material: Material, *, alpha: float, delta: float, seed: int, limit_min: float
+    task: Task,
+    material: Material,
+    *,
+    alpha: float,
+    delta: float,
+    seed: int,
+    limit_min: float,
+    embedder: Embedder | None = None,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
     where = [material.tier, material.private]
-    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min]
+    reads = None if embedder is None else embedder.digest
+    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min, reads]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -126,6 +135,7 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
             break
     if best is None:
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
+    _train_on_all(best, plan, [*train, *(e for e in choose if e.id not in calling)], work, tools)
     tools.progress(0.9, "calibrating")
     calibration, verdict = _judge(best, plan, calibration_calls, calling, tools)
     version = _finish(best, plan, number, split, calibration, verdict, notes, tools)
@@ -181,6 +191,7 @@ def _train(
         seconds=seconds,
         work=checkpoints,
         monotonic=tools.monotonic,
+        embedder=tools.embedder,
         progress=lambda fraction, text: tools.progress(0.8 * fraction, f"{kind}: {text}"),
         stopped=tools.stopped,
     )
@@ -208,6 +219,36 @@ def _train(
         "details": dict(report.details),
     }
     return _Candidate(kind, folder, report, engine, slots, held_out, coverage, notes)
+
+
+def _train_on_all(
+    best: _Candidate, plan: Plan, examples: Sequence[Example], work: Path, tools: Tools
+) -> None:
+    """Train the winner once more with the settings that it chose, now also on the calls that it was chosen by.
+
+    More calls make it better, and the contract needs only that it never saw the calibration calls. What the gate looks at stays
+    as it was: answers to calls that the one who gave them was not trained on. Kinds that name no settings stay as they are.
+    """
+    asked = plan.seconds[best.kind]
+    if best.report.settings is None or tools.seconds_left() < _JUDGING_S + float(best.notes["seconds"]):
+        return
+    folder = work / f"{best.kind}-all"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    context = TrainContext(
+        seed=plan.seed,
+        seconds=asked,
+        work=work / f"{best.kind}-checkpoints",
+        monotonic=tools.monotonic,
+        embedder=tools.embedder,
+        settings=best.report.settings,
+        progress=lambda fraction, text: tools.progress(0.85, f"{best.kind}: {text}, on all calls"),
+        stopped=tools.stopped,
+    )
+    report = tools.trainers(best.kind)(examples, [], folder, context)
+    seal(folder, {"kind": best.kind})
+    best.folder, best.report, best.engine = folder, report, tools.loader(folder)
+    best.notes["trained_once_more_on"] = len(examples)
 
 
 def _judge(
@@ -247,6 +288,7 @@ def _finish(
             "train": len(split.train),
             "choose": len(split.choose),
             "calibration": len(split.calibration),
+            "trained_on": best.notes.get("trained_once_more_on", len(split.train)),
             "left_out": dict(plan.material.left_out),
         },
         "training": {
@@ -265,6 +307,7 @@ def _finish(
         "task_id": plan.task.id,
         "number": number,
         "base": "trained from nothing",
+        "embedder": best.report.details.get("embedder"),
         "outputs_may_train": None if generalist is None else generalist.outputs_may_train,
         "contract": {"alpha": plan.alpha, "delta": plan.delta, "threshold": threshold},
         "evidence": evidence,
