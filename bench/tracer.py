@@ -145,7 +145,9 @@ def text_of(message: Mapping[str, Any] | None) -> str | None:
     return None if message is None else str(message["content"]).strip()
 
 
-def publish(bench: Bench, who: str, task: str, given: Sequence[str | None], calls: Sequence[Call]) -> list[bool]:
+def publish(
+    bench: Bench, who: str, task: str, given: Sequence[str | None], calls: Sequence[Call]
+) -> list[bool]:
     """Figures of the calls that were answered; which of all were answered rightly."""
     right = [g == c.label for g, c in zip(given, calls, strict=True)]
     answered = sum(g is not None for g in given)
@@ -158,7 +160,12 @@ def publish(bench: Bench, who: str, task: str, given: Sequence[str | None], call
 
 
 def compare(
-    bench: Bench, task: str, calls: Sequence[Call], tracer: Mapping[str, Any], ours: Mapping[str, Any], who: str
+    bench: Bench,
+    task: str,
+    calls: Sequence[Call],
+    tracer: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    who: str,
 ) -> None:
     publish(bench, "tracer", task, tracer["handled"], calls)
     publish(bench, who, task, [text_of(ours[c.id]["answer"]) for c in calls], calls)
@@ -201,7 +208,9 @@ def run(bench: Bench) -> None:
             bench.say(f"TRACER ({PACKAGE}) reads embeddings of {embedders[-1]}")
             theirs = {}
             for task in TASKS:
-                theirs[task], seconds = run_tracer(python, folder / task, log[task], held_out[task], embedders[-1])
+                theirs[task], seconds = run_tracer(
+                    python, folder / task, log[task], held_out[task], embedders[-1]
+                )
                 bench.figure(f"tracer_{task}_fit_seconds", seconds, "s, without embedding")
         except (OSError, subprocess.CalledProcessError) as error:
             bench.skip(names, f"pip install {PACKAGE} or its run failed: {error}")

@@ -81,7 +81,9 @@ def wilson(hits: int, count: int) -> Figure:
     return Figure(value=hits / count, low=float(interval.low), high=float(interval.high), count=count)
 
 
-def macro_f1(given: Sequence[str | None], wanted: Sequence[str], *, seed: int = 0, draws: int = _DRAWS) -> Figure:
+def macro_f1(
+    given: Sequence[str | None], wanted: Sequence[str], *, seed: int = 0, draws: int = _DRAWS
+) -> Figure:
     """Mean over the wanted labels of the F1 of each, with a percentile bootstrap interval over calls.
 
     A label that no call wanted has no F1 of its own; giving it costs the label that was wanted. A resample that leaves a label
@@ -92,7 +94,9 @@ def macro_f1(given: Sequence[str | None], wanted: Sequence[str], *, seed: int = 
     labels = sorted(set(wanted))
     place = {label: i for i, label in enumerate(labels)}
     # one place more for whatever is none of the wanted labels
-    pairs = Counter((place[w], place.get(g or NO_ANSWER, len(labels))) for g, w in zip(given, wanted, strict=True))
+    pairs = Counter(
+        (place[w], place.get(g or NO_ANSWER, len(labels))) for g, w in zip(given, wanted, strict=True)
+    )
     cells = np.array(sorted(pairs), dtype=np.int64)
     counts = np.array([pairs[(int(w), int(g))] for w, g in cells], dtype=np.int64)
     value = float(_mean_f1(counts[None, :], cells, len(labels))[0])
@@ -115,7 +119,9 @@ def paired(first_right: Sequence[bool], second_right: Sequence[bool]) -> Paired:
     """
     first, second = np.asarray(first_right, dtype=bool), np.asarray(second_right, dtype=bool)
     if first.shape != second.shape:
-        raise ValueError(f"Both must have answered the same calls: got {first.size} and {second.size} verdicts.")
+        raise ValueError(
+            f"Both must have answered the same calls: got {first.size} and {second.size} verdicts."
+        )
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     tossed = only_first + only_second
     return Paired(

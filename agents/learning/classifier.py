@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,16 @@ class _Fit:
     passes: int
     cut_by_clock: bool
 
-    def logits(self, examples: Sequence[Example], embedder: Embedder | None) -> tuple[dict[str, Matrix], Matrix]:
+    def logits(
+        self, examples: Sequence[Example], embedder: Embedder | None
+    ) -> tuple[dict[str, Matrix], Matrix]:
         """Of each model, masked, shape (examples, answers); and each example's share of known n-grams."""
         place = [self.prompts.index(e.request) for e in examples]
         features, known = _features(self.vocabulary, self.prompts, examples, place, embedder)
         where = np.array(place, dtype=np.int64)
-        return {name: masked(m.logits(features), where, self.allowed) for name, m in self.models.items()}, known
+        return {
+            name: masked(m.logits(features), where, self.allowed) for name, m in self.models.items()
+        }, known
 
 
 def train_classifier(
@@ -117,7 +121,9 @@ def train_classifier(
         else:
             context.progress(0.9, "choosing")
             logits, known = fit.logits(choose, context.embedder)
-            mixture, scores = mix(logits, np.array(answers.indices([e.content for e in choose]), dtype=np.int64), known)
+            mixture, scores = mix(
+                logits, np.array(answers.indices([e.content for e in choose]), dtype=np.int64), known
+            )
     embedder = context.embedder
     named = None if embedder is None else {"name": embedder.name, "digest": embedder.digest}
     _save(folder, mixture, fit, answers, named)
@@ -133,7 +139,11 @@ def train_classifier(
             "prompts": len(fit.prompts.keys) if fit.prompts.recurring else "ever new",
             "embedder": named,
             "novelty_power": mixture.novelty_power,
-            "chosen_by": "settings" if context.settings is not None else f"{folds} folds" if folds else "choose",
+            "chosen_by": "settings"
+            if context.settings is not None
+            else f"{folds} folds"
+            if folds
+            else "choose",
             "area_under_risk_coverage": scores,
             "left_out": len(train) - len(examples),
         },
@@ -180,7 +190,9 @@ def _fit(examples: Sequence[Example], y: Labels, answers: AnswerSet, context: Tr
         cut = True
     elif passes:
         context.progress(0.5, "training the logistic model")
-        shares = prompts.several and features.shape[1] * count <= _MOST_SHARED_CELLS and len(set(y.tolist())) > 1
+        shares = (
+            prompts.several and features.shape[1] * count <= _MOST_SHARED_CELLS and len(set(y.tolist())) > 1
+        )
         if shares:
             own = np.array([allowed[p] if p >= 0 else np.ones(count, dtype=bool) for p in place])
             models[LOGISTIC] = logistic_among(features, y, own, answers.texts, passes)
@@ -199,11 +211,12 @@ def _crossed(
     fold = np.array([dealt[groups[e.group]] for e in examples])
     out: dict[str, Matrix] = {}
     known = np.zeros(len(examples))
+    quiet = replace(context, progress=lambda fraction, text: None)
     for number in range(folds):
         context.progress(0.6 + 0.3 * number / folds, f"cross-fitting, {number + 1} of {folds}")
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        fit = _fit([examples[i] for i in outside], y[outside], answers, context)
-        logits, known[inside] = fit.logits([examples[i] for i in inside], context.embedder)
+        fit = _fit([examples[i] for i in outside.tolist()], y[outside], answers, quiet)
+        logits, known[inside] = fit.logits([examples[i] for i in inside.tolist()], context.embedder)
         for name, z in logits.items():
             out.setdefault(name, np.zeros((len(examples), z.shape[1])))[inside] = z
     return out, known

@@ -12,7 +12,8 @@ import hashlib
 import threading
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +59,7 @@ class NgramEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         out = np.zeros((len(texts), self.size), dtype=np.float32)
         for row, text in zip(out, texts, strict=True):
-            for found in all_grams(text):
+            for found in all_grams(text) if text.strip() else ():
                 self._add(row, found)
             norm = float(np.linalg.norm(row))
             if norm > 0:
@@ -104,22 +105,29 @@ class SentenceEmbedder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            model = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )
+            with _no_bars():
+                model = SentenceTransformer(
+                    str(folder),
+                    device="cpu",
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
         except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
             raise _not_a_model(name, folder, str(error)) from error
         return cls(name, digest, model)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+        keys = [
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts
+        ]
         out = np.zeros((len(texts), self.size), dtype=np.float32)
         with self._turn:
-            new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known and text.strip()}
+            new = {
+                key: text
+                for key, text in zip(keys, texts, strict=True)
+                if key not in self._known and text.strip()
+            }
             if new:
                 vectors = self._model.encode(
                     list(new.values()),
@@ -223,7 +231,9 @@ def _cached(name: str) -> Path:
     """The folder of a hub id in this machine's cache."""
     remedy = "Name a folder, or fetch it first: hf download " + name
     if find_spec("huggingface_hub") is None:
-        raise ConfigError(f"`{_PARAM}` names {name!r}, and there is no such folder.", remedy=EXTRA_REMEDY, param=_PARAM)
+        raise ConfigError(
+            f"`{_PARAM}` names {name!r}, and there is no such folder.", remedy=EXTRA_REMEDY, param=_PARAM
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -235,6 +245,20 @@ def _cached(name: str) -> Path:
             remedy=remedy,
             param=_PARAM,
         ) from None
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Loading takes a second; a bar for it would stand between the bars of learning."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _not_a_model(name: str, folder: Path, why: str) -> ConfigError:

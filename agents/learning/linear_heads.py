@@ -220,9 +220,11 @@ def _shared_root(names: Sequence[str]) -> Matrix:
     """A root of the answers' prior covariance: 1 on the diagonal, and what their names' common words add; shape (answers, answers)."""
     words = [{w.lower() for w in _NAME_WORD.findall(name)} for name in names]
     common = sorted({w for own in words for w in own})
-    holds = np.array([[w in own for w in common] for own in words], dtype=np.float64).reshape(len(names), len(common))
+    holds = np.array([[w in own for w in common] for own in words], dtype=np.float64).reshape(
+        len(names), len(common)
+    )
     holds = holds[:, holds.sum(axis=0) > 1]
-    holds /= np.sqrt(np.maximum(holds.sum(axis=1, keepdims=True), 1.0))
+    holds = holds / np.sqrt(np.maximum(holds.sum(axis=1, keepdims=True), 1.0))
     out: Matrix = np.linalg.cholesky(np.eye(len(names)) + _SHARED * holds @ holds.T)
     return out
 

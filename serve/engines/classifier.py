@@ -56,9 +56,7 @@ class ClassifierEngine:
     embedder: Embedder | None = None
 
     @classmethod
-    def load(
-        cls, folder: Path, embedders: Callable[[str], Embedder] = load_embedder
-    ) -> ClassifierEngine:
+    def load(cls, folder: Path, embedders: Callable[[str], Embedder] = load_embedder) -> ClassifierEngine:
         """Load a folder, and with `embedders` the embedder that it names.
 
         Raises:

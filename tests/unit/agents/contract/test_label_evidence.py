@@ -40,7 +40,9 @@ def test_macro_f1_is_sklearns_and_its_interval_holds_the_truth() -> None:
 
 def test_an_answer_outside_the_labels_costs_only_the_label_that_was_wanted() -> None:
     figure = macro_f1(["a", "z", None, "b"], ["a", "a", "b", "b"])
-    assert figure.value == pytest.approx(f1_score(["a", "a", "b", "b"], ["a", "z", "", "b"], labels=["a", "b"], average="macro"))
+    assert figure.value == pytest.approx(
+        f1_score(["a", "a", "b", "b"], ["a", "z", "", "b"], labels=["a", "b"], average="macro")
+    )
     assert figure == macro_f1(["a", "z", None, "b"], ["a", "a", "b", "b"])
 
 
