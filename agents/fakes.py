@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shoal.agents.feedback.learning_runs import LearningRun
 from shoal.agents.plans.catalogue import Catalogue, ToolInfo
@@ -61,6 +65,37 @@ class FunctionEngine:
 
     def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
         return [self.function(request) for request in requests]
+
+
+@dataclass
+class WordEmbedder:
+    """An embedder without a model: each word has a direction that its letters alone decide, and a text is the sum of its words.
+
+    Attributes:
+        meanings: words that are to mean the same, each with the word that stands for it.
+        texts: all that was ever embedded, in order.
+    """
+
+    name: str = "fake"
+    size: int = 16
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        facts = repr((self.name, self.size, sorted(self.meanings.items())))
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts.extend(texts)
+        out = np.zeros((len(texts), self.size), dtype=np.float32)
+        for row, text in zip(out, texts, strict=True):
+            for word in text.lower().split():
+                key = self.meanings.get(word, word).encode()
+                seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+                row += np.random.default_rng(seed).normal(size=self.size)
+            row /= max(float(np.linalg.norm(row)), 1e-9)
+        return out
 
 
 @dataclass

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
@@ -78,6 +81,29 @@ class Engine(Protocol):
 class EngineLoader(Protocol):
     def __call__(self, folder: Path) -> Engine:
         """Verify a model folder against its card and load it. Raises CorruptModel."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors, such that likeness of meaning is closeness. Implementations: `agents/learning/embedders.py`."""
+
+    @property
+    def name(self) -> str:
+        """As `learning.embedder` names it; with `digest` it says which one a version was trained with."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all that its vectors depend on: the same digest gives the same vectors."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One row for each text, shape (texts, size), of Euclidean norm 1; all zero for a text that has nothing to embed."""
         ...
 
 

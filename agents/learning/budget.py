@@ -27,13 +27,17 @@ _QUICK_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """One training run that could be made: `calls` to learn from, `held_out` to judge by, `answers` in its closed set (or 0)."""
+    """One training run that could be made: `calls` to learn from, `held_out` to judge by, `answers` in its closed set (or 0).
+
+    `embedded`: an embedder reads its calls, too.
+    """
 
     task_id: TaskId
     kind: str
     calls: int
     held_out: int
     answers: int = 0
+    embedded: bool = False
 
 
 def allot(wishes: Sequence[Wish], *, traces: int, limit_s: float) -> dict[tuple[TaskId, str], float]:
@@ -67,6 +71,10 @@ def _quick_seconds(wish: Wish) -> float:
         return 8.0 + 0.004 * wish.calls
     if wish.kind == "tool_call":
         return 10.0 + 0.05 * wish.calls
+    if wish.kind == "classifier":
+        # twice: to be judged, and once more on all calls
+        reading = 0.014 * wish.calls if wish.embedded else 0.004 * wish.calls
+        return 12.0 + reading + 1e-4 * wish.calls * max(wish.answers, 1)
     return 6.0 + 0.002 * wish.calls + 5e-5 * wish.calls * max(wish.answers, 1)
 
 

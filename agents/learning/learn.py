@@ -16,6 +16,7 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.learning.embedders import dense_embedder
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
@@ -23,7 +24,7 @@ from shoal.agents.learning.second_opinions import SecondOpinions
 from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_digest, specialise
 from shoal.agents.learning.splits import calibration_share, choose_share
 from shoal.agents.learning.volume import Volume, volumes
-from shoal.agents.ports import Clock, EngineLoader, Registry, TraceStore
+from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.tasks.finder import Found, find_tasks
@@ -58,6 +59,7 @@ def learn(
     stopped: Callable[[], bool] = lambda: False,
     trainers: Trainers = trainer_of,
     opinions: SecondOpinions = _NOBODY,
+    embedder: Embedder | None = None,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -69,10 +71,11 @@ def learn(
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
+        embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
 
     Raises:
         DataError: there are no traces.
-        ConfigError: captured answers may not be trained on, or the configuration does not say.
+        ConfigError: `learning.embedder` cannot be loaded; captured answers may not be trained on, or the configuration does not say.
         NotFound: one of `tasks` is no task.
         StorageFull: the disk is full; what was finished before is kept.
     """
@@ -89,6 +92,7 @@ def learn(
         stopped=stopped,
         trainers=trainers,
         opinions=opinions,
+        embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
     )
     return run.go(store, tasks, feedback)
 
@@ -109,6 +113,7 @@ class _Run:
         stopped: Callable[[], bool],
         trainers: Trainers,
         opinions: SecondOpinions,
+        embedder: Embedder | None,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -122,6 +127,7 @@ class _Run:
         self.stopped = stopped
         self.trainers = trainers
         self.opinions = opinions
+        self.embedder = embedder
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -255,6 +261,7 @@ class _Run:
                     calls=material.calls,
                     held_out=min(held_out, 4000),
                     answers=prospect.answers,
+                    embedded=self.embedder is not None,
                 )
                 for kind in prospect.kinds
             ]
@@ -272,6 +279,7 @@ class _Run:
                 limit_min=self.limit_min,
                 opinions=self.opinions,
                 bases=self.rungs.identity(),
+                embedder=self.embedder,
             )
             plans.append(
                 Plan(
@@ -314,6 +322,7 @@ class _Run:
             trainers=self.rungs.trainers(self.trainers, plan.material),
             monotonic=self.clock.monotonic,
             now=self.clock.now,
+            embedder=self.embedder,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,

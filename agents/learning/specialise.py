@@ -41,7 +41,7 @@ from shoal.agents.learning.splits import (
 )
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.learning.volume import Volume
-from shoal.agents.ports import Engine, EngineLoader, SpecialistAnswer
+from shoal.agents.ports import Embedder, Engine, EngineLoader, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
 from shoal.config import Config
 from shoal.errors import DataError
@@ -92,6 +92,7 @@ class Tools:
     monotonic: Callable[[], float]
     now: Callable[[], float]
     seconds_left: Callable[[], float]
+    embedder: Embedder | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
     cpu_seconds: Callable[[], float] = time.process_time
@@ -121,11 +122,13 @@ def inputs_digest(
     limit_min: float,
     opinions: SecondOpinions | None = None,
     bases: Sequence[Any] = (),
+    embedder: Embedder | None = None,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
     where = [material.tier, material.private]
-    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min]
+    reads = None if embedder is None else embedder.digest
+    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min, reads]
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
@@ -170,13 +173,12 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
             break
     if best is None:
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
-    # a slow kind answers some of the held-out calls only
-    choose = choose[: len(best.given)]
-    opinions = _opinions(best, plan, choose, calling, tools)
+    opinions = _opinions(best, plan, choose[: len(best.given)], calling, tools)
+    _train_on_all(best, plan, [*train, *(e for e in choose if e.id not in calling)], work, tools)
     tools.progress(0.9, "calibrating")
     calibration, verdict, by_alpha = _judge(best, plan, calibration_calls, calling, tools)
     tools.progress(0.95, "writing the evidence")
-    examined = Examined(examples=choose, answers=best.given, held_out=best.held_out)
+    examined = Examined(examples=choose[: len(best.given)], answers=best.given, held_out=best.held_out)
     measures = measure(plan.prospect.loss, examined, train, calling=calling, slots=best.slots)
     found = {
         "measures": measures.to_dict(),
@@ -251,6 +253,7 @@ def _train(
         seconds=seconds,
         work=checkpoints,
         monotonic=tools.monotonic,
+        embedder=tools.embedder,
         progress=lambda fraction, text: tools.progress(0.8 * fraction, f"{kind}: {text}"),
         stopped=tools.stopped,
     )
@@ -305,6 +308,36 @@ def _opinions(
     return {}
 
 
+def _train_on_all(
+    best: _Candidate, plan: Plan, examples: Sequence[Example], work: Path, tools: Tools
+) -> None:
+    """Train the winner once more with the settings that it chose, now also on the calls that it was chosen by.
+
+    More calls make it better, and the contract needs only that it never saw the calibration calls. What the gate looks at stays
+    as it was: answers to calls that the one who gave them was not trained on. Kinds that name no settings stay as they are.
+    """
+    asked = plan.seconds[best.kind]
+    if best.report.settings is None or tools.seconds_left() < _JUDGING_S + float(best.notes["seconds"]):
+        return
+    folder = work / f"{best.kind}-all"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    context = TrainContext(
+        seed=plan.seed,
+        seconds=asked,
+        work=work / f"{best.kind}-checkpoints",
+        monotonic=tools.monotonic,
+        embedder=tools.embedder,
+        settings=best.report.settings,
+        progress=lambda fraction, text: tools.progress(0.85, f"{best.kind}: {text}, on all calls"),
+        stopped=tools.stopped,
+    )
+    report = tools.trainers(best.kind)(examples, [], folder, context)
+    seal(folder, {"kind": best.kind})
+    best.folder, best.report, best.engine = folder, report, tools.loader(folder)
+    best.notes["trained_once_more_on"] = len(examples)
+
+
 def _judge(
     best: _Candidate, plan: Plan, calls: Sequence[Example], calling: frozenset[str], tools: Tools
 ) -> tuple[Calibration, Verdict, list[list[float]]]:
@@ -351,6 +384,7 @@ def _finish(
             "train": len(split.train),
             "choose": len(split.choose),
             "calibration": len(split.calibration),
+            "trained_on": best.notes.get("trained_once_more_on", len(split.train)),
             "left_out": dict(plan.material.left_out),
             **curated,
         },
@@ -387,6 +421,8 @@ def _finish(
         details=best.report.details,
         evidence=evidence,
     )
+    if embedder := best.report.details.get("embedder"):
+        facts["embedder"] = embedder
     (best.folder / README).write_text(card_text(facts), encoding="utf-8")
     sha256 = seal(best.folder, facts)
     relative = f"{plan.task.id}/{number}"

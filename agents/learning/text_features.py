@@ -26,6 +26,9 @@ _USER_CHARS = 2400
 _CONTEXT_CHARS = 240
 #: characters of a system prompt, where prompts are ever new
 _SYSTEM_CHARS = 600
+#: pairs of words that a text gives, about; in a longer one they must stand the nearer to each other, but so near always counts
+_MOST_PAIRS = 400
+_NEAREST = 2
 _WORD = re.compile(r"\w+")
 #: an n-gram in nearly every call decides nothing
 _MOST_COMMON_SHARE = 0.98
@@ -36,10 +39,17 @@ WORDS, CHARS, CONTEXT, SYSTEM, PROMPT = "w", "c", "x", "s", "p"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a vocabulary reads of a request besides its newest user message."""
+    """What a vocabulary reads of a request besides the words, word pairs and characters of its newest user message.
+
+    Attributes:
+        context: what was said before.
+        system: the system prompt.
+        apart: of the newest message also pairs of words that stand apart, whichever comes first, in place of neighbours in order.
+    """
 
     context: bool = False
     system: bool = False
+    apart: bool = False
 
 
 def fold(text: str) -> str:
@@ -49,10 +59,9 @@ def fold(text: str) -> str:
 
 def grams(request: ChatRequest, prompt: int, reading: Reading) -> Iterator[tuple[str, list[str]]]:
     """The n-grams of a request by field. `prompt` is the place of its system prompt among several, or -1."""
-    text = fold(_ends(request.last_user_text, _USER_CHARS))
-    words = _WORD.findall(text)
-    yield WORDS, words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
-    yield CHARS, list(_char_grams(text))
+    words, chars = all_grams(request.last_user_text, apart=reading.apart)
+    yield WORDS, words
+    yield CHARS, chars
     if reading.context:
         before = fold(_before(request)[-_CONTEXT_CHARS:])
         yield CONTEXT, _WORD.findall(before)
@@ -60,6 +69,29 @@ def grams(request: ChatRequest, prompt: int, reading: Reading) -> Iterator[tuple
         yield SYSTEM, _WORD.findall(fold(_ends(request.system_text, _SYSTEM_CHARS)))
     if prompt >= 0:
         yield PROMPT, [str(prompt)]
+
+
+def all_grams(text: str, *, apart: bool = False) -> tuple[list[str], list[str]]:
+    """Words with pairs of them, and runs of characters, of a text of any length. `apart`: as in `Reading`."""
+    text = fold(_ends(text, _USER_CHARS))
+    words = _WORD.findall(text)
+    if apart:
+        return _words_and_pairs(words), list(_char_grams(text))
+    return words + [f"{a} {b}" for a, b in itertools.pairwise(words)], list(_char_grams(text))
+
+
+def _words_and_pairs(words: Sequence[str]) -> list[str]:
+    """Each word, and each pair in alphabetic order: of all words of a short text, of near ones where that were too many.
+
+    What a sentence asks for lies in which words it has together more than in their order: "my card has not come", "has my card
+    come yet". Each counts once.
+    """
+    window = max(_NEAREST, _MOST_PAIRS // max(len(words), 1))
+    found = dict.fromkeys(words)
+    for i, first in enumerate(words):
+        for second in words[i + 1 : i + 1 + window]:
+            found[f"{first} {second}" if first <= second else f"{second} {first}"] = None
+    return list(found)
 
 
 def has_context(request: ChatRequest) -> bool:
@@ -178,6 +210,7 @@ class Vocabulary:
                 "terms": {name: list(grams) for name, grams in self.terms.items()},
                 "context": self.reading.context,
                 "system": self.reading.system,
+                "apart": self.reading.apart,
             },
             ensure_ascii=False,
         )
@@ -196,7 +229,11 @@ class Vocabulary:
         return cls(
             terms=terms,
             idf=idf,
-            reading=Reading(context=bool(data["context"]), system=bool(data["system"])),
+            reading=Reading(
+                context=bool(data["context"]),
+                system=bool(data["system"]),
+                apart=bool(data.get("apart", False)),
+            ),
         )
 
 

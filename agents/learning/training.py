@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from shoal.agents.ports import Embedder
 from shoal.agents.traces.chat import ChatRequest
 
 
@@ -37,24 +38,34 @@ class TrainContext:
         progress: called with (fraction in [0, 1], what is being done).
         stopped: asked between steps; where it says true the trainer saves a checkpoint and raises KeyboardInterrupt.
         monotonic: seconds on a clock that never goes back.
+        embedder: what a kind that reads embeddings reads; None where n-grams are all there is.
+        settings: what an earlier run of the same kind chose (`TrainReport.settings`); nothing is then chosen anew.
     """
 
     seed: int
     seconds: float
     work: Path
     monotonic: Callable[[], float]
+    embedder: Embedder | None = None
+    settings: Mapping[str, Any] | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """What a run did. `cut_by_clock`: it ended before its step budget, so a rerun may differ."""
+    """What a run did.
+
+    Attributes:
+        cut_by_clock: it ended before its step budget, so a rerun may differ.
+        settings: what it chose by held-out calls. Where given, the same kind can be trained with it once more, on those calls too.
+    """
 
     kind: str
     steps: int
     cut_by_clock: bool
     details: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
 
 
 class Trainer(Protocol):

@@ -1,9 +1,12 @@
-"""The engine of label specialists: n-grams of the request times a weight matrix. Knows no training; loads no sklearn, no torch."""
+"""The engine of label specialists: n-grams of the request times a weight matrix, and an embedding times another if it has one.
+
+Knows no training; loads no sklearn, and torch only where a version was trained with an embedder that needs it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +16,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from shoal.agents.learning.answers import AnswerSet
+from shoal.agents.learning.embedders import load_embedder
 from shoal.agents.learning.prompts import NEVER_SEEN, PromptSet
 from shoal.agents.learning.text_features import Vocabulary
-from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.ports import Embedder, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
-from shoal.errors import CorruptModel
+from shoal.errors import ConfigError, CorruptModel
 
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
@@ -35,6 +39,8 @@ class ClassifierEngine:
     Attributes:
         weights: shape (rows of the vocabulary, answers), float16; already divided by the softmax temperature.
         bias: shape (answers,).
+        meaning: shape (size of the embedder, answers), likewise; no rows where it was trained without an embedder.
+        embedder: the very one that it was trained with; None where there was none.
         allowed: shape (prompts, answers): which answers training saw under each system prompt.
         novelty_power: the share of known n-grams, to this power, multiplies the confidence.
     """
@@ -46,12 +52,19 @@ class ClassifierEngine:
     bias: NDArray[np.float32]
     allowed: NDArray[np.bool_]
     novelty_power: float
+    meaning: NDArray[np.float32]
+    embedder: Embedder | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> ClassifierEngine:
-        """Raises CorruptModel where the files do not make a label specialist."""
+    def load(cls, folder: Path, embedders: Callable[[str], Embedder] = load_embedder) -> ClassifierEngine:
+        """Load a folder, and with `embedders` the embedder that it names.
+
+        Raises:
+            CorruptModel: the files do not make a label specialist, or its embedder is not here, or not the one it was trained with.
+        """
         try:
             tensors = load_file(folder / WEIGHTS)
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             engine = cls(
                 vocabulary=Vocabulary.from_json(
                     (folder / VOCABULARY).read_text(encoding="utf-8"), tensors["idf"]
@@ -61,15 +74,18 @@ class ClassifierEngine:
                 weights=tensors["weights"],
                 bias=tensors["bias"],
                 allowed=tensors["allowed"].astype(bool),
-                novelty_power=float(
-                    json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["novelty_power"]
-                ),
+                novelty_power=float(settings["novelty_power"]),
+                meaning=tensors.get("meaning", np.zeros((0, len(tensors["bias"])), dtype=np.float32)),
+                embedder=_embedder(folder, settings.get("embedder"), embedders),
             )
             rows, labels = len(engine.vocabulary.idf), len(engine.answers.keys)
             if engine.weights.shape != (rows, labels) or engine.bias.shape != (labels,):
                 raise ValueError(
                     f"weights of shape {engine.weights.shape} for {rows} n-grams, {labels} answers"
                 )
+            size = 0 if engine.embedder is None else engine.embedder.size
+            if engine.meaning.shape != (size, labels):
+                raise ValueError(f"weights of shape {engine.meaning.shape} for an embedder of size {size}")
             if engine.allowed.shape != (max(1, len(engine.prompts.keys)), labels):
                 raise ValueError(f"prompts and answers do not fit a table of shape {engine.allowed.shape}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -80,22 +96,29 @@ class ClassifierEngine:
         return engine
 
     def answer(self, requests: Sequence[ChatRequest]) -> list[SpecialistAnswer]:
-        return [self._answer(request) for request in requests]
+        if self.embedder is None:
+            return [self._answer(request, None) for request in requests]
+        vectors = self.embedder.embed([request.last_user_text for request in requests])
+        return [self._answer(request, vector) for request, vector in zip(requests, vectors, strict=True)]
 
-    def probabilities(self, request: ChatRequest) -> tuple[NDArray[np.float32], float, int]:
+    def probabilities(
+        self, request: ChatRequest, vector: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], float, int]:
         """Probability of each answer, shape (answers,), the share of known n-grams, and the prompt's place (-1 for new)."""
         prompt = self.prompts.index(request)
         rows, values, known = self.vocabulary.encode(request, prompt if self.prompts.several else -1)
         logits = values @ self.weights[rows].astype(np.float32) + self.bias
+        if vector is not None:
+            logits = logits + vector @ self.meaning
         if prompt >= 0:
             logits = np.where(self.allowed[prompt], logits, -np.inf)
         odds = np.exp(logits - logits.max())
         return odds / odds.sum(), known, prompt
 
-    def _answer(self, request: ChatRequest) -> SpecialistAnswer:
+    def _answer(self, request: ChatRequest, vector: NDArray[np.float32] | None) -> SpecialistAnswer:
         if not request.last_user_text.strip():
             return SpecialistAnswer(content=None, confidence=0.0, reason="the request has no user text")
-        probabilities, known, prompt = self.probabilities(request)
+        probabilities, known, prompt = self.probabilities(request, vector)
         best = int(probabilities.argmax())
         text = self.answers.texts[best]
         if prompt < 0:
@@ -104,3 +127,24 @@ class ClassifierEngine:
             return SpecialistAnswer(content=text, confidence=0.0, reason=NOTHING_KNOWN)
         confidence = float(probabilities[best]) * known**self.novelty_power
         return SpecialistAnswer(content=text, confidence=min(1.0, confidence))
+
+
+def _embedder(
+    folder: Path, named: Mapping[str, str] | None, embedders: Callable[[str], Embedder]
+) -> Embedder | None:
+    """The embedder that the settings name. Raises CorruptModel where it is not here, or is another one."""
+    if named is None:
+        return None
+    try:
+        found = embedders(named["name"])
+    except ConfigError as error:
+        raise CorruptModel(
+            f"{folder} was trained with the embedder {named['name']!r}, which cannot be loaded here: {error.message}",
+            remedy=error.remedy,
+        ) from error
+    if found.digest != named["digest"]:
+        raise CorruptModel(
+            f"{folder} was trained with the embedder {named['name']!r} of digest {named['digest']}, and the one here has {found.digest}.",
+            remedy="Install the one that it was trained with, or learn again.",
+        )
+    return found

@@ -133,6 +133,9 @@ class LearningConfig(_Section):
     #: a task needs this many calls before anything is trained for it
     min_calls: int = Field(default=200, ge=20)
     seed: int = 0
+    #: what label specialists read besides n-grams: `ngrams` (nothing more, no download), `minilm` (all-MiniLM-L6-v2), or a
+    #: sentence-transformers model by hub id or local folder
+    embedder: str = Field(default="ngrams", min_length=1)
     #: with a site up, learn all tasks this often; None for never
     every_hours: float | None = Field(default=None, gt=0)
     #: with a site up, learn a task again when so many new calls of it may be learnt from; None for never

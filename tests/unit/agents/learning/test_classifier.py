@@ -1,12 +1,17 @@
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
+from shoal.agents.fakes import WordEmbedder
 from shoal.agents.learning.classifier import train_classifier
+from shoal.agents.learning.linear_heads import logistic_among
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.errors import DataError
 from shoal.serve.engines.classifier import ClassifierEngine
@@ -81,6 +86,67 @@ def test_an_answer_is_never_one_that_its_prompt_never_had(made: SimpleNamespace,
     text = "why was my fee charged extra cost"
     assert engine.answer([made.request(text, system="cards")])[0].content in cards
     assert engine.answer([made.request(text, system="money")])[0].content == "fee_question"
+
+
+def test_what_was_chosen_once_is_used_again_on_more_calls_without_choosing(
+    made: SimpleNamespace, tmp_path: Path
+) -> None:
+    train, choose = made.label_examples(300, noise=0.2), made.label_examples(60, seed=1, noise=0.2)
+    first = train_classifier(train, choose, tmp_path / "a", _context(tmp_path))
+    assert first.details["chosen_by"] == "5 folds"
+    settings = json.loads(json.dumps(first.settings))
+    again = train_classifier(
+        [*train, *choose], [], tmp_path / "b", replace(_context(tmp_path), settings=settings)
+    )
+    assert again.settings == first.settings
+    assert again.details["chosen_by"] == "settings"
+    assert again.details["area_under_risk_coverage"] == {}
+    # and it is the weights that the calls added change
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() != (
+        tmp_path / "b" / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_cross_fitting_makes_confidence_honest_although_training_was_learnt_by_heart(
+    made: SimpleNamespace, tmp_path: Path
+) -> None:
+    # half of the labels are drawn at random: training can be learnt by heart, other calls cannot be foreseen
+    train = made.label_examples(400, noise=0.5)
+    train_classifier(train, [], tmp_path, _context(tmp_path))
+    engine = ClassifierEngine.load(tmp_path)
+    new = made.label_examples(400, seed=2, noise=0.5)
+    sure = float(np.mean([a.confidence for a in engine.answer([e.request for e in new])]))
+    assert sure == pytest.approx(_right(engine, new).mean(), abs=0.08)
+    assert _right(engine, train).mean() > _right(engine, new).mean() + 0.2
+
+
+def test_an_embedder_carries_labels_over_to_words_that_training_never_saw(
+    made: SimpleNamespace, tmp_path: Path
+) -> None:
+    embedder = WordEmbedder(
+        size=64, meanings={"omg": "lost", "plastic": "card", "tariff": "fee", "pricey": "charged"}
+    )
+    train = made.label_examples(300)
+    context = replace(_context(tmp_path), embedder=embedder)
+    report = train_classifier(train, [], tmp_path, context)
+    assert report.details["embedder"] == {"name": "fake", "digest": embedder.digest}
+    engine = ClassifierEngine.load(tmp_path, lambda name: embedder)
+    answers = engine.answer([made.request("omg plastic help"), made.request("pricey tariff please")])
+    assert [a.content for a in answers] == ["card_lost", "fee_question"]
+
+
+def test_answers_whose_names_share_words_share_what_is_learnt() -> None:
+    random = np.random.default_rng(0)
+    # features: it says find, it says buy. Nobody who has to do with films was ever seen to buy
+    names = ["FindBus", "BuyBus", "FindFilm", "BuyFilm"]
+    y = random.choice([0, 1, 2], size=300)
+    rows = np.stack([y % 2 == 0, y % 2 == 1], axis=1) + random.normal(0, 0.2, (300, 2))
+    allowed = np.where((y < 2)[:, None], [True, True, False, False], [False, False, True, False])
+    asks = csr_matrix(np.eye(2))
+    find, buy = logistic_among(csr_matrix(rows), y, allowed, names, 60).logits(asks)
+    assert buy[3] - buy[2] > 1 > -1 > find[3] - find[2]
+    apart = logistic_among(csr_matrix(rows), y, allowed, ["a", "b", "c", "d"], 60).logits(asks)
+    assert not apart[:, 3].any()
 
 
 def test_open_answers_cannot_be_learnt(made: SimpleNamespace, tmp_path: Path) -> None:

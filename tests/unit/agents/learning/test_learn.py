@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shoal.agents.fakes import WordEmbedder
 from shoal.agents.learning.candidates import trainer_of
 from shoal.agents.learning.learn import learn
 from shoal.agents.learning.report import LearnReport
@@ -23,6 +24,7 @@ from shoal.config import Config, parse_config
 from shoal.errors import ConfigError, DataError, NotFound, StorageFull
 from shoal.home import Home
 from shoal.serve.engines import load
+from shoal.serve.engines.classifier import ClassifierEngine
 
 INTENTS = "Name the intent of the bank customer's message."
 TRIAGE = "Triage the machine whose readings follow."
@@ -183,6 +185,45 @@ def test_a_costlier_kind_is_tried_where_the_cheaper_one_cannot(both: _Site) -> N
     assert triage.kind == "classifier"
     version = next(v for v in both.registry.versions() if v.key == triage.version)
     assert version.evidence["candidates"][0] == {"kind": "record_classifier", "skipped": "No."}
+
+
+def test_the_winner_is_trained_once_more_on_what_chose_it_and_never_on_what_calibrates(site: _Site) -> None:
+    seen: list[tuple[set[str], set[str], bool]] = []
+
+    def spying(
+        train: Sequence[Example], choose: Sequence[Example], folder: Path, context: TrainContext
+    ) -> TrainReport:
+        seen.append(({e.id for e in train}, {e.id for e in choose}, context.settings is not None))
+        return trainer_of("classifier")(train, choose, folder, context)
+
+    report = site.learn(trainers=_trainers(classifier=spying))
+    (train, choose, first), (all_of_them, none, again) = seen
+    assert (first, again, none) == (False, True, set())
+    assert all_of_them == train | choose
+    version = site.registry.versions()[0]
+    calls = version.evidence["calls"]
+    assert calls["trained_on"] == len(all_of_them) == 350 - calls["calibration"]
+    assert report.tasks[0].verdict == "pass"
+
+
+def test_another_embedder_makes_another_version_that_names_it(site: _Site) -> None:
+    site.learn()
+    embedder = WordEmbedder(size=32)
+    report = learn(
+        store=site.store,
+        registry=site.registry,
+        home=site.home,
+        config=Config(),
+        clock=_RealClock(),
+        loader=lambda folder: ClassifierEngine.load(folder, lambda name: embedder),
+        time_limit_min=10,
+        embedder=embedder,
+    )
+    assert report.tasks[0].verdict == "pass"
+    newest = max(site.registry.versions(), key=lambda v: v.number)
+    assert newest.number == 2
+    card = json.loads((site.home.models / newest.folder / "card.json").read_text())
+    assert card["embedder"] == {"name": "fake", "digest": embedder.digest}
 
 
 def test_labels_at_random_are_rejected_and_never_answer(tmp_path: Path, made: SimpleNamespace) -> None:

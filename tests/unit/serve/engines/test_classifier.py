@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from shoal.agents.fakes import WordEmbedder
 from shoal.agents.learning.classifier import train_classifier
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.traces.chat import ChatRequest
-from shoal.errors import CorruptModel
+from shoal.errors import ConfigError, CorruptModel
 from shoal.serve.engines import load
 from shoal.serve.engines.classifier import WEIGHTS, ClassifierEngine
 
@@ -92,6 +93,50 @@ def test_one_request_takes_less_than_two_milliseconds(folder: Path) -> None:
         engine.answer([request])
         spans.append(time.perf_counter() - start)
     assert statistics.median(spans) < 0.002
+
+
+@pytest.fixture(scope="module")
+def embedding(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained with the fake embedder."""
+    path = tmp_path_factory.mktemp("embedding")
+    examples = [
+        Example(id=str(i), request=_request(f"the {word} of {i % 3}"), content=label, group=str(i))
+        for i in range(60)
+        for label, words in WORDS.items()
+        for word in [words.split()[i % 4]]
+    ]
+    context = TrainContext(
+        seed=0, seconds=20, work=path, monotonic=time.monotonic, embedder=WordEmbedder(size=32)
+    )
+    train_classifier(examples, [], path, context)
+    return path
+
+
+def test_with_an_embedder_a_batch_is_embedded_at_once_and_answered_alike(embedding: Path) -> None:
+    embedder = WordEmbedder(size=32)
+    engine = ClassifierEngine.load(embedding, lambda name: embedder)
+    requests = [_request("the apple of 1"), _request("the ink of 2"), _request("the moss")]
+    answers = engine.answer(requests)
+    assert [a.content for a in answers] == ["red", "blue", "green"]
+    assert embedder.texts == [r.last_user_text for r in requests]
+    alone = [engine.answer([r])[0] for r in requests]
+    assert [a.confidence for a in alone] == pytest.approx([a.confidence for a in answers], abs=1e-6)
+
+
+def test_another_embedder_than_it_was_trained_with_is_refused(embedding: Path) -> None:
+    with pytest.raises(CorruptModel, match=r"of digest .* and the one here has"):
+        ClassifierEngine.load(embedding, lambda name: WordEmbedder(size=32, meanings={"sky": "blue"}))
+
+
+def test_a_missing_embedder_is_named_with_its_remedy(embedding: Path) -> None:
+    def missing(name: str) -> WordEmbedder:
+        raise ConfigError(f"{name} is not installed.", remedy="Install it.")
+
+    with pytest.raises(
+        CorruptModel, match="'fake', which cannot be loaded here: fake is not installed"
+    ) as caught:
+        ClassifierEngine.load(embedding, missing)
+    assert caught.value.remedy == "Install it."
 
 
 @pytest.mark.parametrize(
