@@ -21,22 +21,31 @@ _CODE_VERSION = "1"
 
 
 class ServeHandle:
-    """A Serve handle as `HostHandle`. Use it in one event loop only."""
+    """A Serve handle as `HostHandle`. Use it in one event loop only.
+
+    Serve is asked for it with the first question: the application may not be there yet, and each question then raises.
+    """
 
     def __init__(self, application: str) -> None:
-        self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name=application)
+        self._application = application
+        self._found: Any = None
 
     async def ask(self, key: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        said: Mapping[str, Any] = await self._handle.ask.remote(key, body)
+        said: Mapping[str, Any] = await self._handle().ask.remote(key, body)
         return said
 
     async def ping(self) -> Mapping[str, Any]:
-        said: Mapping[str, Any] = await self._handle.ping.remote()
+        said: Mapping[str, Any] = await self._handle().ping.remote()
         return said
 
     async def report(self) -> Mapping[str, Any]:
-        said: Mapping[str, Any] = await self._handle.report.remote()
+        said: Mapping[str, Any] = await self._handle().report.remote()
         return said
+
+    def _handle(self) -> Any:
+        if self._found is None:
+            self._found = serve.get_deployment_handle(DEPLOYMENT, app_name=self._application)
+        return self._found
 
 
 def specialist_application(name: str, versions: Sequence[Mapping[str, str]], options: dict[str, Any]) -> Any:

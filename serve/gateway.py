@@ -24,6 +24,7 @@ from shoal.cluster.placement_actor import PLACEMENT_NAME
 from shoal.config import Config
 from shoal.errors import SiteError
 from shoal.home import Home
+from shoal.nodes.logs import log_to
 from shoal.nodes.spool import SystemClock
 from shoal.serve.auth import Authenticator, listens_beyond_loopback
 from shoal.serve.grpc_api import start_grpc
@@ -51,6 +52,7 @@ class Gateway:
     ) -> None:
         keep_to_loopback()
         self._home = Home(Path(home))
+        log_to(self._home.logs, "gateway")
         self._config = Config.model_validate(config)
         self._registry = SqlRegistry(self._home.database)
         self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))

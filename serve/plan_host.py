@@ -29,6 +29,7 @@ from shoal.agents.traces.chat import Privacy
 from shoal.config import Config
 from shoal.errors import ConfigError, Conflict, NotFound, ShoalError
 from shoal.home import Home
+from shoal.nodes.logs import log_to
 from shoal.nodes.spool import SystemClock
 from shoal.serve.auth import Authenticator
 from shoal.serve.call import LOCAL_CALLER
@@ -85,6 +86,7 @@ class PlanHost:
     """Implements `PlanHosting` of the router actor."""
 
     def __init__(self, home: Home, config: Config) -> None:
+        log_to(home.logs, "router")
         self._home = home
         self._config = config
         self._loop = asyncio.new_event_loop()
@@ -109,7 +111,18 @@ class PlanHost:
         asked = asyncio.run_coroutine_threadsafe(self._answer(what, arguments), self._loop)
         return await asyncio.wrap_future(asked)
 
+    def close(self) -> None:
+        """Leave all runs where they stand, and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
     # -- in the host's loop
+
+    async def _close(self) -> None:
+        await self._started.wait()
+        if self._trouble is None:
+            await self._runner.close()
+            await self._site.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

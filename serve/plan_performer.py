@@ -137,9 +137,7 @@ class ServicePerformer:
                 f"{place.tier or 'not known'}.",
                 remedy="Start every node with its tier: shoal nodes join.",
             )
-        return Performed(
-            output=output, performer=f"tool/{name}", node=place.node, tier=place.tier, cost_usd=0.0
-        )
+        return Performed(output=output, performer=f"tool/{name}", node=place.node, tier=place.tier)
 
     def catalogue(self) -> Catalogue:
         """What a plan may use here, right now."""

@@ -32,6 +32,7 @@ def site_status(home: Home, config: Config) -> dict[str, Any]:
     return {
         "up": record is not None and is_up(record),
         "home": str(home.root),
+        "logs": str(home.logs),
         "site": None if record is None else _site(record),
         "router": _router(home),
         "feedback": _feedback(home),

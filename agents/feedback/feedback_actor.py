@@ -29,6 +29,7 @@ from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
 from shoal.home import Home
 from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
+from shoal.nodes.logs import log_to
 from shoal.nodes.spool import SystemClock
 
 log = logging.getLogger("shoal.feedback")
@@ -53,6 +54,7 @@ class FeedbackActor:
 
     def __init__(self, home: str, config: Mapping[str, Any], learner: Callable[[], Learner]) -> None:
         self._home = Home(Path(home))
+        log_to(self._home.logs, "feedback")
         self._config = Config.model_validate(config)
         rollout, learning = self._config.rollout, self._config.learning
         registry = SqlRegistry(self._home.database)

@@ -132,6 +132,7 @@ class PlanRunner:
                 remedy="Give JSON values.",
                 param=f"input.{path}" if path else "input",
             )
+        self._check_tools(plan)
         if wrong := breaks(dict(input), plan.input):
             raise InvalidRequest(
                 f"The input breaks the schema of the plan {plan.name}: {wrong[0]}.",
@@ -150,6 +151,17 @@ class PlanRunner:
             await asyncio.to_thread(self._store.create, row)
             self._drive(StoredRun(row=row, status=RunStatus.RUNNING, view=None, parts=(), events=()))
         return row.id
+
+    def _check_tools(self, plan: Plan) -> None:
+        known = self._performer.catalogue().tools
+        for place, step in enumerate(plan.steps):
+            kind, _, name = step.use.partition("/")
+            if kind == "tool" and name not in known:
+                raise InvalidRequest(
+                    f"The step {step.id} uses tool/{name}, and there is no such tool here; there are {', '.join(sorted(known)) or 'none'}.",
+                    remedy="shoal.yaml names the tools under `tools`.",
+                    param=f"steps.{place}.use",
+                )
 
     async def plan(self, name: str) -> Plan:
         """A plan by its name. Raises NotFound."""

@@ -260,7 +260,10 @@ def load_config(path: Path | None) -> Config:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}.", remedy="Mend the file.") from error
-    return parse_config(raw, source=str(path))
+    config = parse_config(raw, source=str(path))
+    # files are named as seen from the file that names them
+    plans = tuple(path.absolute().parent / plan for plan in config.plans)
+    return config.model_copy(update={"plans": plans})
 
 
 def parse_config(raw: object, *, source: str) -> Config:

@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Run a plan and tell its steps as they are done. Ctrl-C ends the run."""
     folder = existing_home(home)
-    plan = _read_file(Path(what)) if Path(what).is_file() else None
+    plan = _read_file(Path(what)) if Path(what).is_file() or Path(what).suffix in _FILES else None
     name = what.removeprefix("agent/") if plan is None else plan.name
     body = _input(given)
     run_id = ""
@@ -113,6 +113,10 @@ def _input(given: str) -> dict[str, Any]:
             param="--input",
         )
     return body
+
+
+#: how the name of a plan's file ends; no plan may be called so
+_FILES = (".yaml", ".yml", ".json")
 
 
 def _tell(event: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ from shoal.serve.site import Started, start_site, stop_site
 from shoal.serve.site_status import site_status
 
 app = typer.Typer()
+
+#: columns
+WIDTH = 80
+#: processes that are shown; --json has all
+MOST_PROCESSES = 8
 
 
 def with_flags(
@@ -246,17 +252,25 @@ def learning_line(said: dict[str, Any]) -> str:
     return " ".join(filter(None, ["; ".join([text, *waiting]), said["trouble"]]))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 specialist`, `2 specialists`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def node_line(node: dict[str, Any]) -> str:
     """A node in one line."""
     state = "alive" if node["alive"] else "away"
     busy = "no telemetry yet" if node["busy"] is None else f"{node['busy']:.0%} busy"
     simulated = ", simulated" if node["simulated"] else ""
-    return f"{node['name']} ({node['tier']}{simulated}) {state}, {busy}, {node['specialists']} specialists"
+    return f"{node['name']} ({node['tier']}{simulated}) {state}, {busy}, {counted(node['specialists'], 'specialist')}"
 
 
 def _show(found: dict[str, Any]) -> None:
     def line(name: str, text: str) -> None:
-        out.print(f"  {name:<12}{escape(text)}", highlight=False, soft_wrap=True)
+        for number, part in enumerate(textwrap.wrap(text, WIDTH - 14, break_on_hyphens=False) or [""]):
+            out.print(f"  {name if number == 0 else '':<12}{escape(part)}", highlight=False, soft_wrap=True)
+
+    names = {version["key"]: f"{version['task']}@{version['number']}" for version in found["versions"]}
 
     out.print("The site is up." if found["up"] else "The site is not up.", highlight=False)
     if found["site"] is not None:
@@ -271,16 +285,16 @@ def _show(found: dict[str, Any]) -> None:
             "router",
             f"epoch {router['epoch']}, seen {router['age_s']:.0f} s ago {router['trouble']}".rstrip(),
         )
-        line("loaded", ", ".join(router["loaded"]) or "no specialist")
+        line("loaded", ", ".join(names.get(key, key) for key in router["loaded"]) or "no specialist")
         for key, why in router["failed"].items():
-            line("failed", f"{key}: {why}")
+            line("failed", f"{names.get(key, key)}: {why}")
     placement = found["placement"]
     if placement is not None:
         placed = len(placement["assignments"])
         nowhere = f", {len(placement['unplaced'])} nowhere" if placement["unplaced"] else ""
         line(
             "placement",
-            f"{placed} specialists placed{nowhere}, seen {placement['age_s']:.0f} s ago {placement['trouble']}".rstrip(),
+            f"{counted(placed, 'specialist')} placed{nowhere}, seen {placement['age_s']:.0f} s ago {placement['trouble']}".rstrip(),
         )
     for number, node in enumerate(found["nodes"]):
         line("nodes" if number == 0 else "", node_line(node))
@@ -290,8 +304,15 @@ def _show(found: dict[str, Any]) -> None:
     line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
     if found["processes"]:
         total = sum(p["memory_mb"] for p in found["processes"])
-        line("processes", f"{len(found['processes'])}, {total} MB of memory")
-        for process in found["processes"]:
-            line("", f"{process['pid']:>7} {process['memory_mb']:>5} MB  {process['name']}")
+        line("processes", f"{len(found['processes'])}, {total} MB of memory; the largest:")
+        for process in found["processes"][:MOST_PROCESSES]:
+            out.print(
+                escape(
+                    f"{'':<14}{process['pid']:>7} {process['memory_mb']:>5} MB  {process['name']}"[:WIDTH]
+                ),
+                highlight=False,
+                soft_wrap=True,
+            )
+    line("logs", found["logs"])
     for listener in found["exposed"]:
         line("exposed", f"{listener['address']}:{listener['port']} by {listener['process']}")

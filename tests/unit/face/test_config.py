@@ -78,3 +78,9 @@ def test_a_key_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch
         config.generalist.api_key()
     monkeypatch.setenv("SHOAL_TEST_KEY", "k")
     assert config.generalist.api_key() == "k"
+
+
+def test_plans_are_named_as_seen_from_the_file_that_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "shoal.yaml"
+    path.write_text("plans: [ticket.yaml, /elsewhere/other.yaml]", encoding="utf-8")
+    assert load_config(path).plans == (tmp_path / "ticket.yaml", Path("/elsewhere/other.yaml"))

@@ -103,3 +103,33 @@ async def test_a_run_stops_spending_when_its_key_is_revoked(tmp_path: Path) -> N
         view = (await host.answer("get", {"run_id": "r"}))["ok"]
         await asyncio.sleep(0.02)
     assert view["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_snapshot_that_names_an_application_which_is_not_deployed_yet_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart the last placement is known before anything is deployed."""
+    asked = []
+
+    def handle(name: str, app_name: str) -> Any:
+        asked.append(app_name)
+        raise KeyError(f"Deployment(name={name!r}, app={app_name!r}) does not exist")
+
+    monkeypatch.setattr("shoal.serve.deployer.serve.get_deployment_handle", handle)
+    where = {"t@1": "shoal-host-head"}
+    monkeypatch.setattr(
+        "shoal.serve.plan_host.first_snapshot", lambda *_: (Snapshot(epoch=1, routes=()), where, {})
+    )
+    host = PlanHost(Home(tmp_path), Config())
+    assert (await host.answer("names", {}))["ok"]
+    assert asked, "it is looked for"
+    host.close()
+
+
+async def test_a_plan_that_uses_a_tool_which_is_not_here_is_refused_before_it_costs_anything(
+    tmp_path: Path,
+) -> None:
+    plan = {**PLAN.to_dict(), "steps": [{"id": "a", "use": "tool/look", "input": {}}]}
+    asked = {"run_id": "r", "name": "p", "input": {}, "privacy": "public", "caller": "local", "plan": plan}
+    said = await PlanHost(Home(tmp_path), Config()).answer("start", asked)
+    assert said["error"]["param"] == "steps.0.use" and "tool/look" in said["error"]["message"]
