@@ -280,7 +280,7 @@ def _give_up(lore: Lore, known: Sequence[Known], unfound: Mapping[str, int]) -> 
 def _fit_arguments(
     choices: Sequence[Options], right: Sequence[int], chosen: Any, context: TrainContext
 ) -> Weights:
-    rows = np.flatnonzero(chosen)
+    rows = np.flatnonzero(chosen).tolist()
     return fit(
         [choices[n] for n in rows],
         [right[n] for n in rows],
