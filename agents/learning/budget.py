@@ -62,6 +62,7 @@ def _quick_seconds(wish: Wish) -> float:
     if wish.kind == "record_classifier":
         return 8.0 + 0.004 * wish.calls
     if wish.kind == "tool_call":
+        # more than `SECONDS_PER_CALL` of `tool_call.py`, and what judging takes
         return 10.0 + 0.05 * wish.calls
     return 6.0 + 0.002 * wish.calls + 5e-5 * wish.calls * max(wish.answers, 1)
 
