@@ -70,6 +70,7 @@ def _quick_seconds(wish: Wish) -> float:
     if wish.kind == "record_classifier":
         return 8.0 + 0.004 * wish.calls
     if wish.kind == "tool_call":
+        # more than `SECONDS_PER_CALL` of `tool_call.py`, and what judging takes
         return 10.0 + 0.05 * wish.calls
     if wish.kind == "classifier":
         # twice: to be judged, and once more on all calls

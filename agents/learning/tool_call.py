@@ -37,8 +37,8 @@ KIND = "tool_call"
 
 #: so many calls of a function, or it is not learnt
 MIN_SEEN = 3
-#: of the answers, this share must be one call of a learnt function or a text of a closed set
-MIN_SHARE = 0.1
+#: nominal seconds for each call; where the time does not reach for all, as many conversations as it does are learnt from
+SECONDS_PER_CALL = 0.03
 #: answers without a call are a closed set where so few texts cover so many of them
 _MOST_TEXTS = 20
 _TEXT_SHARE = 0.98
@@ -77,8 +77,9 @@ def train_tool_call(
         DataError: no function is called often enough.
     """
     context.progress(0.05, "reading conversations")
-    texts = closed_texts([e.content for e in train if not e.tool_calls])
-    lessons, functions, left_out = _lessons(train, texts, context.seed)
+    taken = _within(train, int(context.seconds / SECONDS_PER_CALL), context.seed)
+    texts = closed_texts([e.content for e in taken if not e.tool_calls])
+    lessons, functions, left_out = _lessons(taken, texts, context.seed)
     _stop_if_asked(context)
     context.progress(0.15, "learning how values come about")
     known = [
@@ -128,9 +129,25 @@ def train_tool_call(
             "arguments": {key: manner.sort for key, manner in lore.manners.items()},
             "texts": list(texts),
             "values_not_found": unfound,
-            "left_out": left_out,
+            "left_out": left_out | ({"no time": len(train) - len(taken)} if len(taken) < len(train) else {}),
         },
     )
+
+
+def _within(train: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
+    """At most so many calls, whole conversations, drawn by a hash; those kept stay in their order."""
+    if len(train) <= most:
+        return train
+    sizes = Counter(e.group for e in train)
+    kept: set[str] = set()
+    for group in sorted(
+        sizes, key=lambda g: hashlib.blake2b(f"{seed}\0{g}".encode(), digest_size=8).digest()
+    ):
+        if sizes[group] > most:
+            break
+        most -= sizes[group]
+        kept.add(group)
+    return [e for e in train if e.group in kept]
 
 
 def closed_texts(contents: Sequence[str]) -> tuple[str, ...]:
@@ -280,7 +297,7 @@ def _give_up(lore: Lore, known: Sequence[Known], unfound: Mapping[str, int]) -> 
 def _fit_arguments(
     choices: Sequence[Options], right: Sequence[int], chosen: Any, context: TrainContext
 ) -> Weights:
-    rows = np.flatnonzero(chosen)
+    rows = np.flatnonzero(chosen).tolist()
     return fit(
         [choices[n] for n in rows],
         [right[n] for n in rows],

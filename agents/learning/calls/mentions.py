@@ -107,7 +107,7 @@ class Mention:
         form, readings: for dates and times.
         key: the leaf's name, with the function for a call's: `get_user.user_id`.
         order: the leaf's place among those of its result.
-        run: the whole capitalised run that a span is cut from has more words than it.
+        inner: the capitalised run that a span is cut from has more words than it.
     """
 
     kind: str

@@ -23,7 +23,9 @@ _SPEAKERS = {
 _LINE = re.compile(rf"^\s*({'|'.join(_SPEAKERS)})\s*:[ \t]*", re.IGNORECASE | re.MULTILINE)
 #: of a tool's result, at most so many values are read
 _MOST_LEAVES = 400
-_MOST_CHARS = 20_000
+_MOST_CHARS = 100_000
+#: of a message, at most so many characters are read
+_MAX_TEXT = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,6 @@ def conversation_of(request: ChatRequest) -> Conversation:
     return Conversation(tuple(turns), request.system_text[:_MAX_TEXT])
 
 
-_MAX_TEXT = 40_000
-
-
 def _spoken(text: str, role: str) -> Iterator[Turn]:
     """A message's turns: one, or those of the transcript that it holds."""
     marks = list(_LINE.finditer(text))
@@ -107,7 +106,7 @@ def _called(call: Mapping[str, Any]) -> Turn:
 
 
 def _json(text: str) -> Any:
-    if text[:1] not in "[{" or len(text) > _MOST_CHARS * 5:
+    if text[:1] not in "[{" or len(text) > _MOST_CHARS:
         return None
     try:
         value = json.loads(text)

@@ -16,7 +16,7 @@ from shoal.agents.contract.loss import canonical_tool_calls
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.learn import learn
-from shoal.agents.learning.tool_call import closed_texts, train_tool_call
+from shoal.agents.learning.tool_call import SECONDS_PER_CALL, closed_texts, train_tool_call
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.registry.store import SqlRegistry
@@ -357,3 +357,9 @@ def test_a_task_of_function_calls_is_found_learnt_gated_and_evaluated(tmp_path: 
     called = [row["raw"]["tool_calls"][0] for row in rows if row["raw"] and row["raw"].get("tool_calls")]
     assert {c["function"]["name"] for c in called} == {"book_ride", "get_order"}
     assert len({c["id"] for c in called}) == len(called)
+
+
+def test_where_time_is_short_whole_conversations_are_left_out(tmp_path: Path) -> None:
+    context = TrainContext(seed=0, seconds=100 * SECONDS_PER_CALL, work=tmp_path, monotonic=time.monotonic)
+    report = train_tool_call(examples(160, seed=9), [], tmp_path, context)
+    assert (report.steps, report.details["left_out"]) == (100, {"no time": 60})
