@@ -41,6 +41,8 @@ _JUDGING_S = 5.0
 _JUDGING_S_PER_TEXT = 0.1
 #: a process that serves holds about this much beside the weights
 _OWN_MEMORY_MB = 64.0
+#: and about this much where an embedder brings torch and a model of its own
+_EMBEDDER_MEMORY_MB = 700.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +323,7 @@ def _finish(
     speed_ms = _speed_ms(best.engine, split.choose, time.perf_counter)
     best.folder.replace(place)
     placement = tools.config.placement
+    embedder_mb = _EMBEDDER_MEMORY_MB if best.report.details.get("embedder") else 0.0
     return Version(
         task_id=plan.task.id,
         number=number,
@@ -337,7 +340,7 @@ def _finish(
         needs={
             "cpus": placement.cpus_per_replica,
             "gpus": placement.gpus_per_replica,
-            "memory_mb": round(_OWN_MEMORY_MB + 3 * size_mb, 1),
+            "memory_mb": round(_OWN_MEMORY_MB + embedder_mb + 3 * size_mb, 1),
             "weights_mb": round(size_mb, 2),
             "tier": plan.material.tier or placement.tier,
             "why_tier": "as most of its calls wish" if plan.material.tier else "",
