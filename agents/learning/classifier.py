@@ -48,6 +48,8 @@ _BYTES_PER_TERM = 24
 _CONTEXT_SHARE = 0.1
 #: length of an embedding beside n-grams, of which each field has length 1
 _MEANING = 2.0
+#: a share of known n-grams below the usual one, over that one, to this power, multiplies the confidence
+_NOVELTY_POWER = 2.0
 #: nominal speed: the hinge model takes this many seconds for each call and answer
 _HINGE_SECONDS = 6e-6
 #: nominal seconds to embed one call
@@ -138,7 +140,7 @@ def train_classifier(
             "ngrams": len(fit.vocabulary.idf),
             "prompts": len(fit.prompts.keys) if fit.prompts.recurring else "ever new",
             "embedder": named,
-            "novelty_power": mixture.novelty_power,
+            "usual_known": mixture.usual_known,
             "chosen_by": "settings"
             if context.settings is not None
             else f"{folds} folds"
@@ -288,7 +290,9 @@ def _save(
         "vocabulary.json": fit.vocabulary.to_json,
         "answers.json": answers.to_json,
         "prompts.json": fit.prompts.to_json,
-        "settings.json": lambda: json.dumps({"novelty_power": mixture.novelty_power, "embedder": embedder}),
+        "settings.json": lambda: json.dumps(
+            {"novelty_power": _NOVELTY_POWER, "usual_known": mixture.usual_known, "embedder": embedder}
+        ),
     }
     for name, text in texts.items():
         (folder / name).write_text(text(), encoding="utf-8")

@@ -29,7 +29,8 @@ _LOGISTIC_C = 10.0
 _SHARED = 0.7
 #: by how much a single model must order its answers better than the sum of both to be preferred
 _CLEARLY = 0.15
-_NOVELTY_POWERS = (0.5, 1.0, 2.0)
+#: a call's share of known n-grams is usual unless it is below that of all but this share of held-out calls
+_UNUSUAL_SHARE = 0.05
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -47,20 +48,24 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """What held-out calls chose: the factor of each model in the sum, and how strongly unknown n-grams lower the confidence."""
+    """What held-out calls chose: the factor of each model in the sum, and the share of known n-grams that is usual.
+
+    Only a share below the usual one lowers a call's confidence. Among usual calls those of which everything is known are not the
+    surest: the shortest ones are, and of those the vaguest ("I need a flight") are answered now this way, now that.
+    """
 
     scales: Mapping[str, float]
-    novelty_power: float
+    usual_known: float
 
     def to_dict(self) -> dict[str, object]:
-        return {"scales": dict(self.scales), "novelty_power": self.novelty_power}
+        return {"scales": dict(self.scales), "usual_known": self.usual_known}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Mixture:
         scales = data["scales"]
         assert isinstance(scales, Mapping)
-        power = data["novelty_power"]
-        return cls(scales={str(k): float(v) for k, v in scales.items()}, novelty_power=float(str(power)))
+        usual = data["usual_known"]
+        return cls(scales={str(k): float(v) for k, v in scales.items()}, usual_known=float(str(usual)))
 
     def of(self, models: Mapping[str, Linear]) -> Linear:
         """One model: the sum of those that are there, each by its factor."""
@@ -189,26 +194,23 @@ def mix(logits: Mapping[str, Matrix], y: Labels, known: Matrix) -> tuple[Mixture
     """
     if not len(y):
         name = next(iter(logits))
-        return Mixture(scales={name: 1.0}, novelty_power=1.0), {}
+        return Mixture(scales={name: 1.0}, usual_known=1.0), {}
     choices: dict[str, dict[str, float]] = {name: {name: temperature(z, y)} for name, z in logits.items()}
     both = "+".join(choices)
     if len(choices) > 1:
         scales = {name: own[name] for name, own in choices.items()}
         factor = temperature(_sum(logits, scales), y)
         choices = {both: {name: factor * by for name, by in scales.items()}, **choices}
-    scores, found = {}, {}
+    scores = {}
     for name, scales in choices.items():
         probabilities = softmax(_sum(logits, scales))
-        found[name] = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
-        scores[name] = area(*found[name])
+        scores[name] = area(probabilities.max(axis=1), probabilities.argmax(axis=1) == y)
     best = min(choices, key=lambda name: scores[name])
     # held-out calls are few: the sum is the steadier one, so a single model must be clearly better
     if scores[both] <= scores[best] * (1 + _CLEARLY):
         best = both
-    sure, right = found[best]
-    # at least 0.5, for calls unlike any that are held out
-    power = min(_NOVELTY_POWERS, key=lambda p: area(sure * known**p, right))
-    return Mixture(scales=choices[best], novelty_power=power), scores
+    usual = float(np.quantile(known, _UNUSUAL_SHARE))
+    return Mixture(scales=choices[best], usual_known=usual if usual > 0 else 1.0), scores
 
 
 def _sum(logits: Mapping[str, Matrix], scales: Mapping[str, float]) -> Matrix:

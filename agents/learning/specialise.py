@@ -64,6 +64,8 @@ _JUDGING_S_PER_TEXT = 0.1
 _MOST_LOOKED_UP = 4000
 #: a process that serves holds about this much beside the weights
 _OWN_MEMORY_MB = 64.0
+#: and about this much where an embedder brings torch and a model of its own
+_EMBEDDER_MEMORY_MB = 700.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,6 +435,7 @@ def _finish(
     freeze(best.folder)
     best.folder.replace(place)
     placement = tools.config.placement
+    embedder_mb = _EMBEDDER_MEMORY_MB if best.report.details.get("embedder") else 0.0
     return Version(
         task_id=plan.task.id,
         number=number,
@@ -448,7 +451,9 @@ def _finish(
             "cpus": placement.cpus_per_replica,
             "gpus": placement.gpus_per_replica,
             # a base that is only referred to is not in the folder, but in memory
-            "memory_mb": best.report.details.get("memory_mb") or round(_OWN_MEMORY_MB + 3 * size_mb, 1),
+            "memory_mb": best.report.details.get("memory_mb") or round(
+                _OWN_MEMORY_MB + embedder_mb + 3 * size_mb, 1
+            ),
             "weights_mb": round(size_mb, 2),
             "tier": plan.material.tier or placement.tier,
             "why_tier": "as most of its calls wish" if plan.material.tier else "",

@@ -42,7 +42,8 @@ class ClassifierEngine:
         meaning: shape (size of the embedder, answers), likewise; no rows where it was trained without an embedder.
         embedder: the very one that it was trained with; None where there was none.
         allowed: shape (prompts, answers): which answers training saw under each system prompt.
-        novelty_power: the share of known n-grams, to this power, multiplies the confidence.
+        usual_known: a smaller share of known n-grams than this one is unusual,
+        novelty_power: and that share over the usual one, to this power, then multiplies the confidence.
     """
 
     vocabulary: Vocabulary
@@ -51,6 +52,7 @@ class ClassifierEngine:
     weights: NDArray[np.float16]
     bias: NDArray[np.float32]
     allowed: NDArray[np.bool_]
+    usual_known: float
     novelty_power: float
     meaning: NDArray[np.float32]
     embedder: Embedder | None = None
@@ -74,6 +76,7 @@ class ClassifierEngine:
                 weights=tensors["weights"],
                 bias=tensors["bias"],
                 allowed=tensors["allowed"].astype(bool),
+                usual_known=float(settings.get("usual_known", 1.0)),
                 novelty_power=float(settings["novelty_power"]),
                 meaning=tensors.get("meaning", np.zeros((0, len(tensors["bias"])), dtype=np.float32)),
                 embedder=_embedder(folder, settings.get("embedder"), embedders),
@@ -125,8 +128,8 @@ class ClassifierEngine:
             return SpecialistAnswer(content=text, confidence=0.0, reason=NEVER_SEEN)
         if known == 0.0:
             return SpecialistAnswer(content=text, confidence=0.0, reason=NOTHING_KNOWN)
-        confidence = float(probabilities[best]) * known**self.novelty_power
-        return SpecialistAnswer(content=text, confidence=min(1.0, confidence))
+        usual = min(1.0, known / self.usual_known) ** self.novelty_power
+        return SpecialistAnswer(content=text, confidence=min(1.0, float(probabilities[best]) * usual))
 
 
 def _embedder(

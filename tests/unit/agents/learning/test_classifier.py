@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from shoal.agents.fakes import WordEmbedder
 from shoal.agents.learning.classifier import train_classifier
-from shoal.agents.learning.linear_heads import logistic_among
+from shoal.agents.learning.linear_heads import Mixture, logistic_among, mix
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.errors import DataError
 from shoal.serve.engines.classifier import ClassifierEngine
@@ -147,6 +147,18 @@ def test_answers_whose_names_share_words_share_what_is_learnt() -> None:
     assert buy[3] - buy[2] > 1 > -1 > find[3] - find[2]
     apart = logistic_among(csr_matrix(rows), y, allowed, ["a", "b", "c", "d"], 60).logits(asks)
     assert not apart[:, 3].any()
+
+
+def test_among_usual_calls_only_the_models_say_which_are_sure() -> None:
+    # every fourth call is short and vague: all its n-grams are known, and it is answered wrongly half of the time
+    count = 400
+    vague = np.arange(count) % 4 == 0
+    y = np.where(vague, np.arange(count) // 4 % 2, 0).astype(np.int64)
+    logits = np.stack([np.where(vague, 0.5, 6.0), np.zeros(count)], axis=1)
+    known = np.where(vague, 1.0, 0.9)
+    mixture, _ = mix({"hinge": logits}, y, known)
+    assert mixture.usual_known == pytest.approx(0.9)
+    assert Mixture.from_dict(json.loads(json.dumps(mixture.to_dict()))) == mixture
 
 
 def test_open_answers_cannot_be_learnt(made: SimpleNamespace, tmp_path: Path) -> None:
