@@ -10,6 +10,7 @@ import pytest
 
 from shoal.agents.tasks.density import MIN_TEXTS, populations
 from shoal.agents.tasks.finder import find_tasks
+from shoal.agents.tasks.matcher import Matcher, Novelty
 from shoal.agents.traces.trace import Trace
 
 SHARED = ["i", "the", "to", "my", "can", "you", "please", "is", "it", "what", "how", "for", "on", "a"]
@@ -73,6 +74,15 @@ def test_call_sites_are_found_from_requests_alone(
         others = sum(found.assignment[i] == main for i, s in truth.items() if s != site)
         assert inside.count(main) >= 0.9 * len(inside), site
         assert others <= 0.1 * len(inside), site
+
+
+def test_a_text_of_unknown_words_is_unclustered(
+    one_prompt: tuple[list[Trace], dict[str, str]], log: Any
+) -> None:
+    found = find_tasks(one_prompt[0], known=(), seed=0, now=0.0, use_answers=False)
+    match = Matcher([(t.id, t) for t in found.tasks]).match(log.trace(PLAIN, "Qwx fjord vext", "?").chat)
+    assert (match.task_id, match.novelty) == (None, Novelty.INPUT)
+    assert match.reason.startswith("none of its words tells")
 
 
 def test_two_populations_with_the_same_answers_are_one_task(log: Any, shuffled: Any) -> None:
