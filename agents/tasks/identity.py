@@ -119,9 +119,10 @@ def _redirected(
         descent: of known tasks, the new ones that were made of their calls.
     """
     data = dict(task.match)
-    if (into := data.get("merged_into")) in heirs:
+    into = data.get("merged_into")
+    if into is not None and into in heirs:
         data["merged_into"] = heirs[into]
-        if data["merged_into"] == task.id:
+        if heirs[into] == task.id:
             del data["merged_into"]
     if rule := data.get("split"):
         sources = [rule["of"], *rule.get("also", ())]

@@ -189,7 +189,11 @@ class Matcher:
                 task_id=None, how="none", novelty=Novelty.INPUT, reason=_new_input(candidates, features)
             )
         if len(fitting) > 1:
-            how, fitting = "text", [_by_words(fitting, features)]
+            likely = _by_words(fitting, features)
+            if likely is None:
+                reason = f"none of its words tells whether it is a call of {_names(fitting)}"
+                return Match(task_id=None, how="none", novelty=Novelty.INPUT, reason=reason)
+            how, fitting = "text", [likely]
         elif len(candidates) > 1:
             how = "turn" if fitting[0].turn else "layout"
         known = fitting[0]
@@ -312,18 +316,22 @@ def _known(task_id: TaskId, task: Matchable) -> _Known:
     )
 
 
-def _by_words(tasks: list[_Known], features: Features) -> _Known:
-    """The task whose weights speak most for the request's words."""
+def _by_words(tasks: list[_Known], features: Features) -> _Known | None:
+    """The task whose weights speak most for the request's words; None where no task has a weight for any of them."""
     evidence = evidence_of(features)
-    scores = []
-    for known in tasks:
-        get = known.weights.get
-        scores.append(known.bias + sum(get(token, 0.0) for token in evidence))
+    weights = [known.weights for known in tasks]
+    if not any(token in some for token in evidence for some in weights):
+        return None
+    scores = [k.bias + sum(k.weights.get(token, 0.0) for token in evidence) for k in tasks]
     return tasks[scores.index(max(scores))]
 
 
+def _names(tasks: Sequence[_Known]) -> str:
+    return " or ".join(known.name for known in tasks[:3])
+
+
 def _new_input(candidates: list[_Known], features: Features) -> str:
-    names = " or ".join(known.name for known in candidates[:3])
+    names = _names(candidates)
     shape = str(features.structure).replace("_", " ")
     if features.keys and any(str(features.structure) in known.structures for known in candidates):
         return f"its input is a record with keys that no call of {names} had ({', '.join(features.keys[:3])})"

@@ -60,7 +60,8 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         out.print("No tasks yet. Find some: shoal learn")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("task", overflow="fold", max_width=30)
+    longest = max(len(task.name) for task in tasks)
+    table.add_column("task", overflow="fold", min_width=min(30, longest), max_width=30)
     table.add_column("answers")
     table.add_column("calls", justify="right")
     table.add_column("cost", justify="right")

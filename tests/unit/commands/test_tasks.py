@@ -111,3 +111,31 @@ def test_a_wrong_name_is_one_clear_error(home: Home, capsys: pytest.CaptureFixtu
     name = min(names(home, capsys))
     assert shoal_tasks(home, capsys, "rename", name, "Not a slug")[0] == 2
     assert run_app(app, ["ls", "--home", str(home.root / "elsewhere")]) == 2
+
+
+def test_show_tells_share_examples_and_suitability(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    name = sorted(names(home, capsys))[0]
+    _, task = shoal_tasks(home, capsys, "show", name, "--json")
+    assert task["calls_share"] == pytest.approx(30 / 61)
+    assert 0.3 < task["cost_share"] < 0.6
+    assert (task["cost_usd"], task["cost_by"], task["tokens_guessed"]) == (None, "tokens", True)
+    assert len(task["examples"]) == 3
+    assert task["suitable"] == "no"
+    assert task["suitable_because"][0] == "too few calls: 30; training takes 200"
+    _, printed = shoal_tasks(home, capsys, "show", name)
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert "49.2% of all calls" in printed
+    assert task["examples"][0] in printed
+    _, listed = shoal_tasks(home, capsys, "ls", "--json")
+    assert {row["suitable"] for row in listed["tasks"]} == {"no"}
+
+
+def test_cost_is_of_money_where_prices_are_configured(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.config.write_text(
+        "generalist: {base_url: 'http://127.0.0.1:1/v1', model: big, price_in: 2.0, price_out: 8.0}\n",
+        encoding="utf-8",
+    )
+    name = sorted(names(home, capsys))[0]
+    _, task = shoal_tasks(home, capsys, "show", name, "--json")
+    assert task["cost_by"] == "USD"
+    assert task["cost_usd"] == pytest.approx((2.0 * task["tokens_in"] + 8.0 * task["tokens_out"]) / 1e6)
