@@ -74,7 +74,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         for line in many_calls(log, calls, seed):
             file.write(line)
     bench.say(f"{calls:,} calls made in {time.monotonic() - started:.0f} s, {made.stat().st_size >> 20} MB")
-    seconds, peak = 0.0, 0.0
+    seconds, cpu_s, peak = 0.0, 0.0, 0.0
     for step in _STEPS:
         command = [
             sys.executable,
@@ -89,6 +89,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         found = json.loads(done.stdout)
         seconds += found["seconds"]
+        cpu_s += found["cpu_s"]
         peak = max(peak, found["peak_mb"])
         bench.figure(f"{step}_s", found["seconds"], f"s for {calls:,} calls")
         bench.figure(f"{step}_cpu_s", found["cpu_s"], f"s of CPU for {calls:,} calls")
@@ -102,6 +103,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         bench.figure("million_curate_s", seconds, "s", at_most=_MOST_S)
     else:
         bench.figure("curate_s", seconds, f"s for {calls:,} calls")
+        bench.figure("million_extrapolated_cpu_s", cpu_s * _MILLION / calls, "s of CPU, in proportion")
         bench.figure(
             "million_extrapolated_s", seconds * _MILLION / calls, "s, in proportion", at_most=_MOST_S
         )
@@ -189,7 +191,7 @@ def _varied(call: dict[str, Any], copy: int, seed: int, counts: Mapping[str, int
     said = set(_TOKEN.findall(_last_text(request).lower())) - kept
     # words that few calls say, and of what was said last the rarest ones anyway, so that no copy says the same
     rarest = sorted((word for word in said if not word.isdigit()), key=lambda word: (counts[word], word))
-    words = _Words(key, lambda word: counts[word] <= most or word in rarest[:_RAREST], kept)
+    words = _Words(key, lambda word: 0 < counts[word] <= most or word in rarest[:_RAREST], kept)
     for message in (*request["messages"], *(choice["message"] for choice in call["response"]["choices"])):
         if message["role"] not in ("system", "developer"):
             words.change(message)
