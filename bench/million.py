@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:'[a-z]+)?|\d+")
 _SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mo", "nu", "pe", "ri", "so", "tu", "va", "we", "xi", "zo")
 #: words said in this share of the calls or fewer may become others
 _RARE = 0.002
+#: and so many of a last message's words in any case
+_RAREST = 2
 
 
 def main() -> int:
@@ -72,7 +74,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         for line in many_calls(log, calls, seed):
             file.write(line)
     bench.say(f"{calls:,} calls made in {time.monotonic() - started:.0f} s, {made.stat().st_size >> 20} MB")
-    seconds, peak = 0.0, 0.0
+    seconds, cpu_s, peak = 0.0, 0.0, 0.0
     for step in _STEPS:
         command = [
             sys.executable,
@@ -87,6 +89,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         found = json.loads(done.stdout)
         seconds += found["seconds"]
+        cpu_s += found["cpu_s"]
         peak = max(peak, found["peak_mb"])
         bench.figure(f"{step}_s", found["seconds"], f"s for {calls:,} calls")
         bench.figure(f"{step}_cpu_s", found["cpu_s"], f"s of CPU for {calls:,} calls")
@@ -100,6 +103,7 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         bench.figure("million_curate_s", seconds, "s", at_most=_MOST_S)
     else:
         bench.figure("curate_s", seconds, f"s for {calls:,} calls")
+        bench.figure("million_extrapolated_cpu_s", cpu_s * _MILLION / calls, "s of CPU, in proportion")
         bench.figure(
             "million_extrapolated_s", seconds * _MILLION / calls, "s, in proportion", at_most=_MOST_S
         )
@@ -172,18 +176,22 @@ def many_calls(log: Path, count: int, seed: int) -> Iterator[bytes]:
     """Lines of Shoal's format, as many as asked for: copy after copy of the log, each with other values."""
     with gzip.open(log, "rb") if log.suffix == ".gz" else log.open("rb") as file:
         lines = file.readlines()
-    rare = _rare_words(lines)
+    counts = _word_counts(lines)
     for number in range(count):
         copy, place = divmod(number, len(lines))
-        yield _varied(json.loads(lines[place]), copy, seed, rare)
+        yield _varied(json.loads(lines[place]), copy, seed, counts, _RARE * len(lines))
 
 
-def _varied(call: dict[str, Any], copy: int, seed: int, rare: frozenset[str]) -> bytes:
+def _varied(call: dict[str, Any], copy: int, seed: int, counts: Mapping[str, int], most: float) -> bytes:
     request = call["request"]
     metadata = request.get("metadata") or {}
     conversation = metadata.get("conversation_id")
     key = f"{seed}/{copy}/{conversation or call['id']}"
-    words = _Words(key, rare, _kept_words(call["response"]))
+    kept = _kept_words(call["response"])
+    said = set(_TOKEN.findall(_last_text(request).lower())) - kept
+    # words that few calls say, and of what was said last the rarest ones anyway, so that no copy says the same
+    rarest = sorted((word for word in said if not word.isdigit()), key=lambda word: (counts[word], word))
+    words = _Words(key, lambda word: 0 < counts[word] <= most or word in rarest[:_RAREST], kept)
     for message in (*request["messages"], *(choice["message"] for choice in call["response"]["choices"])):
         if message["role"] not in ("system", "developer"):
             words.change(message)
@@ -197,9 +205,9 @@ def _varied(call: dict[str, Any], copy: int, seed: int, rare: frozenset[str]) ->
 class _Words:
     """One conversation's substitution: the same word always becomes the same other word."""
 
-    def __init__(self, key: str, rare: frozenset[str], kept: frozenset[str]) -> None:
+    def __init__(self, key: str, is_rare: Callable[[str], bool], kept: frozenset[str]) -> None:
         self._key = key
-        self._rare = rare
+        self._is_rare = is_rare
         self._kept = kept
         self._given: dict[str, str] = {}
 
@@ -230,7 +238,7 @@ class _Words:
             if len(token) < 3:
                 return token
             return str(rng.randint(1, 9)) + "".join(str(rng.randrange(10)) for _ in token[1:])
-        if token.lower() in self._kept or token.lower() not in self._rare:
+        if token.lower() in self._kept or not self._is_rare(token.lower()):
             return token
         word = "".join(rng.choice(_SYLLABLES) for _ in range(max(2, len(token) // 2)))
         return word.capitalize() if token[0].isupper() else word
@@ -243,19 +251,21 @@ def _kept_words(response: dict[str, Any]) -> frozenset[str]:
     return frozenset(t.lower() for t in _TOKEN.findall(content)) if is_label else frozenset()
 
 
-def _rare_words(lines: list[bytes]) -> frozenset[str]:
-    """Words that few calls say, in lower case."""
+def _last_text(request: dict[str, Any]) -> str:
+    texts = [
+        m["content"] for m in request["messages"] if m["role"] == "user" and isinstance(m.get("content"), str)
+    ]
+    return texts[-1] if texts else ""
+
+
+def _word_counts(lines: list[bytes]) -> Counter[str]:
+    """In how many calls each word, in lower case, is said."""
     counts: Counter[str] = Counter()
     for line in lines:
-        call = json.loads(line)
-        said = [
-            m["content"]
-            for m in call["request"]["messages"]
-            if m["role"] != "system" and isinstance(m.get("content"), str)
-        ]
+        messages = json.loads(line)["request"]["messages"]
+        said = [m["content"] for m in messages if m["role"] != "system" and isinstance(m.get("content"), str)]
         counts.update({t.lower() for text in said for t in _TOKEN.findall(text)})
-    most = _RARE * len(lines)
-    return frozenset(word for word, count in counts.items() if count <= most and not word.isdigit())
+    return counts
 
 
 if __name__ == "__main__":

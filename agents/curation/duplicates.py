@@ -30,6 +30,8 @@ _BANDS = (10, 6)
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 
+_FACTORS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], np.uint32)
+
 Triples = NDArray[np.uint32]
 
 
@@ -153,8 +155,10 @@ def _digest(*parts: str | bytes) -> bytes:
 
 def _triples(text: str) -> Triples:
     """Runs of three words, without case and punctuation; of a shorter text the whole."""
-    words = _WORD.findall(text.casefold())
-    runs = {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
-    return np.unique(
-        np.fromiter((zlib.crc32(run.encode("utf-8", "replace")) for run in runs), np.uint32, len(runs))
-    )
+    said = " ".join(_WORD.findall(text.casefold())).encode("utf-8", "replace")
+    words = said.split()
+    if len(words) < 3:
+        return np.array([zlib.crc32(said)], np.uint32)
+    hashed = np.fromiter(map(zlib.crc32, words), np.uint32, len(words))
+    # odd factors, so that the order of the words counts; overflow is meant
+    return np.unique(hashed[:-2] * _FACTORS[0] + hashed[1:-1] * _FACTORS[1] + hashed[2:] * _FACTORS[2])

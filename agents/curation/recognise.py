@@ -99,9 +99,14 @@ _WORD_BEFORE = re.compile(
     r"(?:\W{1,4}(?:me|us|him|her|them|back|at|on|to|is|my|the|number|no|nr)\b){0,4}[^\w$€£#]{1,5}$",
     re.IGNORECASE,
 )
+#: `reach my brother on 518 246 281`, `called by 41215472`
+_CALLED = re.compile(
+    r"\b(?:call|reach|ring|phone|text|dial|contact|message)(?:ed|led|d)?(?:\s\w{1,20}){0,3}\s(?:on|at|by|from)\s$",
+    re.IGNORECASE,
+)
 #: `reach 1500000 users` is no phone, `phone: 1500000` is one
 _NAMES_A_NUMBER = re.compile(
-    r"(?:\b(?:at|on|is|number|no|nr)|[:=#|])\W{0,3}$|\b(?:phone|tel)\W{0,3}$", re.IGNORECASE
+    r"(?:\b(?:at|on|is|(?:number|no|nr)(?: to)?)|[:=#|])\W{0,3}$|\b(?:phone|tel)\W{0,3}$", re.IGNORECASE
 )
 _WORD_AFTER = re.compile(r"[ -]{1,2}(?:office|fax|mobile|cell|home|desk)\b", re.IGNORECASE)
 _SOCIAL_SECURITY = re.compile(r"\d{3}-\d{2}-\d{4}")
@@ -261,7 +266,7 @@ def _phones(text: str) -> Iterator[Finding]:
         named_after = not (number.isdigit() or _THOUSANDS.fullmatch(number)) and _WORD_AFTER.match(
             text, match.end()
         )
-        if named_before or named_after:
+        if named_before or named_after or _CALLED.search(before):
             yield Finding("phone", match.start(), match.end(), _phone_identity(number))
 
 

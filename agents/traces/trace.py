@@ -47,6 +47,12 @@ class Trace:
         return Answer.from_openai(self.response)
 
     @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered, as it wrote it; empty where it did not. Never served."""
+        message = self.response["choices"][0]["message"]
+        return str(message.get("reasoning_content") or message.get("reasoning") or "")
+
+    @property
     def conversation_id(self) -> str | None:
         return self.chat.conversation_id
 

@@ -214,11 +214,18 @@ def show(
     facts = [_time(trace.timestamp), trace.client_id, trace.served_by or trace.chat.model, trace.privacy]
     if trace.latency_ms is not None:
         facts.append(f"{trace.latency_ms:.0f} ms")
+    if trace.first_token_ms is not None:
+        facts.append(f"first token after {trace.first_token_ms:.0f} ms")
+    if trace.cost_usd is not None:
+        facts.append(f"{trace.cost_usd:.6f} USD")
     out.print(
         f"[bold]{escape(trace.id)}[/]  {escape(', '.join(fact for fact in facts if fact))}", highlight=False
     )
-    for message in (*trace.chat.messages, trace.answer.message):
+    answer = {**trace.answer.message, "reasoning": trace.reasoning}
+    for message in (*trace.chat.messages, answer):
         out.print(f"\n[bold]{escape(str(message.get('role')))}[/]", highlight=False)
+        if message.get("reasoning"):
+            out.print(str(message["reasoning"]), style="dim", markup=False, highlight=False)
         if text_of(message):
             out.print(text_of(message), markup=False, highlight=False)
         for call in message.get("tool_calls") or ():

@@ -58,6 +58,12 @@ def clean(text: str) -> str:
         ("(707) 538-8338 or 707.538.8338", "<PHONE_1> or <PHONE_1>"),
         ("+1 707-538-8338 and 707-538-8338", "<PHONE_1> and <PHONE_1>"),
         ("020 7946 0958", "<PHONE_1>"),
+        (
+            "you can reach my brother on 518 246 281 after six",
+            "you can reach my brother on <PHONE_1> after six",
+        ),
+        ("I was called by 41215472 twice", "I was called by <PHONE_1> twice"),
+        ("update the contact number to 351739336", "update the contact number to <PHONE_1>"),
         ("SSN 054-28-6917, please", "SSN <SSN_1>, please"),
         ("06 12 34 56 78", "<PHONE_1>"),
         ("reach me at 78 651 450", "reach me at <PHONE_1>"),
@@ -86,6 +92,7 @@ def test_personal_data_becomes_a_typed_pseudonym(text: str, expected: str) -> No
         "ratio 4/5, 1 out of 5, 10-12 people, pages 100-200, 555-1234 units",
         "@home a@b user@localhost",
         "call function 3 with 20240301 and reach 1500000 users",
+        "we reached 1 500 000 users, a record set by 20240301 visits",
     ],
 )
 def test_plain_numbers_dates_prices_and_ids_are_left_alone(text: str) -> None:

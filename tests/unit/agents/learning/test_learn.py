@@ -14,10 +14,12 @@ import pytest
 from shoal.agents.fakes import WordEmbedder
 from shoal.agents.learning.candidates import trainer_of
 from shoal.agents.learning.learn import learn
+from shoal.agents.learning.learnt_calls import read_learnt_calls
 from shoal.agents.learning.report import LearnReport
 from shoal.agents.learning.training import Example, TrainContext, Trainer, TrainReport
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.traces.erased import count_erased, id_digests
 from shoal.agents.traces.memory import MemoryTraceStore
 from shoal.agents.traces.trace import Trace, TraceId
 from shoal.config import Config, parse_config
@@ -134,6 +136,21 @@ def test_what_has_not_changed_is_not_trained_again_unless_forced(site: _Site) ->
     assert sorted(v.number for v in site.registry.versions()) == [1, 2]
     states = {(v.number, v.state) for v in site.registry.versions()}
     assert states == {(1, VersionState.RETIRED), (2, VersionState.SHADOW)}
+
+
+def test_learning_again_after_calls_were_erased_makes_a_version_that_does_not_know_them(site: _Site) -> None:
+    erased = {f"i{n}" for n in range(0, 350, 5)}
+    site.learn()
+    site.store = MemoryTraceStore(t for t in site.store.scan() if t.id not in erased)
+    assert {t.verdict for t in site.learn().tasks} != {"unchanged"}
+    first, second = sorted(site.registry.versions(), key=lambda v: v.number)
+    learnt = {v.number: read_learnt_calls(site.home.models / v.folder) for v in (first, second)}
+    assert count_erased(learnt[1], id_digests(erased)) > 0
+    assert count_erased(learnt[2], id_digests(erased)) == 0
+    calls = first.evidence["calls"]
+    assert calls["leakage"]["conversations"] == 0
+    kept = calls["train"] - sum(calls["train_duplicates"].values())
+    assert len(learnt[1]) == kept + calls["choose"]
 
 
 def test_new_calls_make_a_new_version(both: _Site, made: SimpleNamespace) -> None:

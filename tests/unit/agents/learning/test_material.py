@@ -111,6 +111,12 @@ def test_unclustered_traces_belong_to_no_task() -> None:
     assert gather([_trace("a")], {TraceId("a"): None}) == {}
 
 
+def test_reasoning_is_no_part_of_what_a_specialist_learns_to_say() -> None:
+    trace = _trace("a", answer={"content": "yes", "reasoning_content": "Because."})
+    assert trace.reasoning == "Because."
+    assert [e.content for e in _gathered(trace)[TASK].examples] == ["yes"]
+
+
 def test_failed_calls_are_neither_trained_on_nor_calibrated_with() -> None:
     won, lost = replace(_trace("a"), tags={"reward": 1.0}), replace(_trace("b"), tags={"reward": 0.0})
     material = _gathered(won, lost)[TASK]

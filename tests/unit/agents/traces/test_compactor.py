@@ -59,6 +59,25 @@ def test_calls_move_from_the_spool_to_the_readable_traces(home: Home, store: Par
     assert compact(home, KEY, store).calls == 0
 
 
+def test_what_a_site_measured_of_a_call_survives_spool_and_compaction(
+    home: Home, store: ParquetTraceStore
+) -> None:
+    message = {"role": "assistant", "content": "hello", "reasoning_content": "They greet eve7@x.org."}
+    measured = {
+        "latency_ms": 900.0,
+        "first_token_ms": 250.0,
+        "cost_usd": 0.002,
+        "served_by": "generalist/big",
+    }
+    whole = {**record(7), "response": {"choices": [{"message": message}]}, **measured}
+    with SpoolWriter(home.spool, KEY, writer_id="g") as spool:
+        spool.append(Trace.from_dict(whole).to_dict())
+    compact(home, KEY, store)
+    [trace] = store.scan()
+    assert {name: getattr(trace, name) for name in measured} == measured
+    assert trace.reasoning == "They greet <EMAIL_1>."
+
+
 def test_a_home_without_a_spool_is_no_error(tmp_path: Path) -> None:
     home = Home(tmp_path / "fresh")
     assert compact(home, KEY, ParquetTraceStore(home)).calls == 0
