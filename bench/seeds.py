@@ -77,7 +77,7 @@ def main() -> int:
     )
     parser.add_argument("log", nargs="?", type=Path)
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--time-limit", type=float, default=4.0)
+    parser.add_argument("--time-limit", type=float, default=10.0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     runs = []

@@ -34,6 +34,9 @@ BATCH = 96
 MAX_REPEATS = 3
 #: sampled drafts beside the likeliest one, from which the answer is chosen
 DRAFTS = 16
+#: with fewer faultless drafts than this, `MORE_DRAFTS` more are sampled
+ENOUGH = 4
+MORE_DRAFTS = 32
 #: a clean likeliest draft whose tokens have this probability in the mean is the answer, without others
 SURE = 0.93
 #: weight of a draft's mean log probability beside its agreement with the others
@@ -142,11 +145,21 @@ class MicroLmEngine:
         """
         attempts = (GREEDY, *range(DRAFTS))
         if self._unsure > 0.5:
-            out = [(d[0], () if d[0].sure else d[1:]) for d in self._write(jobs, attempts)]
+            out: list[tuple[_Draft, Sequence[_Draft]]] = [
+                (d[0], () if d[0].sure else d[1:]) for d in self._write(jobs, attempts)
+            ]
         else:
             first = [drafts[0] for drafts in self._write(jobs, (GREEDY,))]
             more = iter(self._write([j for j, d in zip(jobs, first, strict=True) if not d.sure], attempts))
             out = [(draft, () if draft.sure else next(more)[1:]) for draft in first]
+        short = [
+            n
+            for n, (draft, more) in enumerate(out)
+            if not draft.sure and sum(d.faultless for d in (draft, *more)) < ENOUGH
+        ]
+        further = self._write([jobs[n] for n in short], tuple(range(DRAFTS, DRAFTS + MORE_DRAFTS)))
+        for n, drafts in zip(short, further, strict=True):
+            out[n] = (out[n][0], [*out[n][1], *drafts])
         for draft, _ in out:
             self._unsure += 0.05 * ((not draft.sure) - self._unsure)
         return out
