@@ -199,6 +199,37 @@ def test_a_base_whose_window_is_too_small_for_the_task_is_refused_with_figures(
         train_lora(long, CHOOSE, tmp_path / "m", context(tmp_path / "w"), rung=rung_of(base))
 
 
+def test_a_hub_id_is_found_in_the_local_cache_with_its_commit(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit = "a" * 40
+    shutil.copytree(base, tmp_path / "models--org--tiny" / "snapshots" / commit)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text(commit, encoding="utf-8")
+    found, folder = read_base("org/tiny", allowed=("apache-2.0",))
+    assert (found.model, found.revision, folder.name) == ("org/tiny", commit, commit)
+    with pytest.raises(DataError, match="it is not in the local Hugging Face cache"):
+        read_base("org/other", allowed=("apache-2.0",))
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "nothing is ever unpickled"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json must be among its files"),
+        (lambda f: (f / "config.json").write_text("{}"), "its architecture must be one of"),
+    ],
+)
+def test_a_base_that_lacks_what_is_read_is_refused(
+    tmp_path: Path, base: Path, harm: Callable[[Path], object], why: str
+) -> None:
+    harm(Path(shutil.copytree(base, tmp_path / "copy")))
+    with pytest.raises(DataError, match=why):
+        read_base(str(tmp_path / "copy"), allowed=("apache-2.0",))
+
+
 def test_texts_keep_their_task_s_rules_or_are_no_answers(tmp_path: Path, base: Path) -> None:
     texts = [
         replace(
