@@ -182,6 +182,18 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_little_memory_means_smaller_parts_and_the_same_weights(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = rung_of(base, replace(QUICK, min_steps=4, dropout=0.0))
+    roomy = train_lora(TRAIN, CHOOSE[:16], tmp_path / "a", context(tmp_path / "wa"), rung=rung)
+    monkeypatch.setattr("shoal.agents.learning.lora._free_mb", lambda on_gpu: 502.5)
+    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=rung)
+    assert (roomy.details["rows_at_once"], roomy.details["checkpointing"]) == (16, False)
+    assert tight.details["rows_at_once"] < 16 and tight.details["checkpointing"]
+    assert tight.details["choose_loss"] == pytest.approx(roomy.details["choose_loss"], rel=1e-4)
+
+
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path, base: Path) -> None:
     ticks = iter(range(0, 100_000, 20))
     slow = context(tmp_path / "w", monotonic=lambda: float(next(ticks)))
