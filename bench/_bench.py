@@ -87,8 +87,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main(name: str, description: str, run: Callable[[Bench], None]) -> None:
-    """Parse `--json`, `--quick` and `--data`, run, print, exit."""
+def main(
+    name: str,
+    description: str,
+    run: Callable[[Bench], None],
+    more: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> None:
+    """Parse `--json`, `--quick`, `--data` and what `more` adds, run, print, exit."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--quick", action="store_true", help="smaller data and fewer repetitions")
@@ -98,6 +103,7 @@ def main(name: str, description: str, run: Callable[[Bench], None]) -> None:
         default=Path(os.environ.get("SHOAL_BENCH_DATA", Path(__file__).parents[2] / "shared" / "data")),
         help="folder with the public data sets (else SHOAL_BENCH_DATA)",
     )
+    more(parser)
     bench = Bench(name, parser.parse_args())
     run(bench)
     sys.exit(bench.finish())

@@ -76,7 +76,8 @@ def read_base(
     """
     folder, commit = locate(model, revision)
     licence = check_licence(model, stated=_stated_licence(folder), declared=declared, allowed=allowed)
-    return describe(model, folder, commit, licence), folder
+    # a version finds its base again from whatever folder a process runs in
+    return describe(model if commit else str(folder), folder, commit, licence), folder
 
 
 def describe(model: str, folder: Path, commit: str, licence: str) -> Base:

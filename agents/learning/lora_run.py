@@ -101,6 +101,14 @@ def with_adapter(base: Any, adapter: LoraConfig, name: str) -> PeftModel:
         return PeftModel(base, adapter, adapter_name=name)
 
 
+def _forget_activations(base: Any) -> None:
+    """Have activations computed again on the way back. transformers 5 changed the name of that on its way."""
+    if hasattr(base, "activation_checkpointing_enable"):
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 class LoraRun:
     """One run over `base`, which it changes into a model with low-rank weights. Resumes from `context.work` if that holds the same run."""
 
@@ -131,7 +139,7 @@ class LoraRun:
         )
         base.config.use_cache = False
         if fit.checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _forget_activations(base)
             base.enable_input_require_grads()
         self.model = with_adapter(base, self.adapter, "default")
         self.inner = self.model.get_base_model()

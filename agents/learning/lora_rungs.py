@@ -51,12 +51,13 @@ class Rungs:
             return cls(refused={entry.model: why for entry in listed})
         for entry in listed:
             try:
-                found[entry.model] = read_base(
+                base, folder = read_base(
                     entry.model,
                     revision=entry.revision or "",
                     declared=entry.licence or "",
                     allowed=config.learning.licences,
                 )
+                found[base.model] = (base, folder)
             except DataError as error:
                 refused[entry.model] = str(error)
                 log.warning("%s", error)

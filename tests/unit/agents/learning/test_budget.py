@@ -54,3 +54,9 @@ def test_quick_kinds_leave_most_of_the_time_to_language_models() -> None:
     seconds = allot([*many, _wish("lm", "micro_lm", 1000)], traces=1000, limit_s=1200)
     assert sum(s for (_, kind), s in seconds.items() if kind == "classifier") < 0.5 * 1200
     assert (TaskId("lm"), "micro_lm") in seconds
+
+
+def test_pretrained_bases_share_the_time_of_the_slow_kinds() -> None:
+    wishes = [_wish("a", kind, 900) for kind in ("fields", "micro_lm", "lora@0")]
+    seconds = {kind: s for (_, kind), s in allot(wishes, traces=1000, limit_s=600).items()}
+    assert seconds["lora@0"] == seconds["micro_lm"] > seconds["fields"]

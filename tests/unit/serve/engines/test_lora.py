@@ -182,6 +182,18 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_little_memory_means_smaller_parts_and_the_same_weights(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = rung_of(base, replace(QUICK, min_steps=4, dropout=0.0))
+    roomy = train_lora(TRAIN, CHOOSE[:16], tmp_path / "a", context(tmp_path / "wa"), rung=rung)
+    monkeypatch.setattr("shoal.agents.learning.lora._free_mb", lambda on_gpu: 502.5)
+    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=rung)
+    assert (roomy.details["rows_at_once"], roomy.details["checkpointing"]) == (16, False)
+    assert tight.details["rows_at_once"] < 16 and tight.details["checkpointing"]
+    assert tight.details["choose_loss"] == pytest.approx(roomy.details["choose_loss"], rel=1e-4)
+
+
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path, base: Path) -> None:
     ticks = iter(range(0, 100_000, 20))
     slow = context(tmp_path / "w", monotonic=lambda: float(next(ticks)))
@@ -197,6 +209,37 @@ def test_a_base_whose_window_is_too_small_for_the_task_is_refused_with_figures(
     long = [replace(e, request=ask("bolt " * 520)) for e in TRAIN]
     with pytest.raises(DataError, match=r"its context window is 512 tokens, and the task's calls need"):
         train_lora(long, CHOOSE, tmp_path / "m", context(tmp_path / "w"), rung=rung_of(base))
+
+
+def test_a_hub_id_is_found_in_the_local_cache_with_its_commit(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit = "a" * 40
+    shutil.copytree(base, tmp_path / "models--org--tiny" / "snapshots" / commit)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text(commit, encoding="utf-8")
+    found, folder = read_base("org/tiny", allowed=("apache-2.0",))
+    assert (found.model, found.revision, folder.name) == ("org/tiny", commit, commit)
+    with pytest.raises(DataError, match="it is not in the local Hugging Face cache"):
+        read_base("org/other", allowed=("apache-2.0",))
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "nothing is ever unpickled"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json must be among its files"),
+        (lambda f: (f / "config.json").write_text("{}"), "its architecture must be one of"),
+    ],
+)
+def test_a_base_that_lacks_what_is_read_is_refused(
+    tmp_path: Path, base: Path, harm: Callable[[Path], object], why: str
+) -> None:
+    harm(Path(shutil.copytree(base, tmp_path / "copy")))
+    with pytest.raises(DataError, match=why):
+        read_base(str(tmp_path / "copy"), allowed=("apache-2.0",))
 
 
 def test_texts_keep_their_task_s_rules_or_are_no_answers(tmp_path: Path, base: Path) -> None:
