@@ -56,9 +56,11 @@ def judged(
         floor = None if floors is None else floors[i]
         floor_wrong = None
         if floor is not None:
+            # of a function call both are the canonical form
             floor_wrong = (
-                example.id in calling
-                or judge(loss, example.request, floor, example.content, slots=slots).wrong
+                floor != example.content
+                if example.id in calling
+                else judge(loss, example.request, floor, example.content, slots=slots).wrong
             )
         text = loss == OutputKind.TEXT and answer.content is not None
         out.append(
