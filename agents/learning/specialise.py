@@ -40,7 +40,7 @@ from shoal.errors import DataError
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 2
+PIPELINE = 3
 #: a candidate that could answer this share within the contract needs no costlier rival
 _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
