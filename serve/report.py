@@ -162,7 +162,7 @@ def render(report: Report) -> str:
     tones = {TaskId(t.anchor): t.tone for t in report.tasks}
     ranks = {TaskId(t.anchor): t.rank for t in report.tasks}
     marks = [
-        (c.answer_ms, c.right, str(t.rank), c.chosen and t.verdict == "specialist")
+        (c.answer_ms, c.right, str(t.rank) if c.chosen else "", c.chosen and t.verdict == "specialist")
         for t in report.tasks
         for c in t.candidates
         if c.answer_ms is not None and c.right is not None

@@ -94,7 +94,7 @@ def coverage_by_alpha(points: Sequence[tuple[float, float]], *, alpha: float) ->
 
 
 def ladder(marks: Sequence[tuple[float, float, str, bool]]) -> Markup:
-    """Candidates: (milliseconds for an answer, share right, label, chosen). Time is logarithmic. Nothing for no marks."""
+    """Candidates: (milliseconds for an answer, share right, label or "", chosen). Time is logarithmic. Nothing for no marks."""
     shown = [(ms, right, label, chosen) for ms, right, label, chosen in marks if ms > 0]
     if not shown:
         return Markup("")
@@ -115,13 +115,16 @@ def ladder(marks: Sequence[tuple[float, float, str, bool]]) -> Markup:
         dots.append(
             f'<circle class="{"picked" if chosen else "passed-over"}" cx="{_n(px)}" cy="{_n(py)}" r="5"/>'
         )
+        if not label:
+            continue
         tx, ty = _free(px, py, taken)
         taken.append((tx, ty))
         anchor = "start" if tx >= px else "end"
         texts.append(
             f'<text class="name" x="{_n(tx)}" y="{_n(ty)}" dy="3.5" text-anchor="{anchor}">{escape(label)}</text>'
         )
-    return Markup("".join([*parts, *dots, *texts, "</svg>"]))
+    # the chosen were placed first, so that they have the first choice of a place for their number, and are drawn last
+    return Markup("".join([*parts, *reversed(dots), *texts, "</svg>"]))
 
 
 def task_map(view: MapView, tones: Mapping[TaskId, str], ranks: Mapping[TaskId, int]) -> Markup:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,15 @@ class Examined:
     examples: Sequence[Example]
     answers: Sequence[SpecialistAnswer]
     held_out: Sequence[HeldOut]
+
+    def only(self, ids: Collection[str]) -> Examined:
+        """Those of these calls."""
+        places = [i for i, example in enumerate(self.examples) if example.id in ids]
+        return Examined(
+            examples=[self.examples[i] for i in places],
+            answers=[self.answers[i] for i in places],
+            held_out=[self.held_out[i] for i in places],
+        )
 
 
 def measure(

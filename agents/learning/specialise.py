@@ -108,6 +108,7 @@ class _Candidate:
     report: TrainReport
     engine: Engine
     slots: SlotChecker | None
+    examples: Sequence[Example]
     given: Sequence[SpecialistAnswer]
     held_out: list[HeldOut]
     coverage: float
@@ -175,13 +176,18 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
             break
     if best is None:
         raise DataError(" ".join(str(note["skipped"]) for note in notes))
-    opinions = _opinions(best, plan, choose[: len(best.given)], calling, tools)
+    opinions = _opinions(best, plan, calling, tools)
     _train_on_all(best, plan, [*train, *(e for e in choose if e.id not in calling)], work, tools)
     tools.progress(0.9, "calibrating")
-    calibration, verdict, by_alpha = _judge(best, plan, calibration_calls, calling, tools)
+    calibration, verdict, by_alpha, examined = _judge(best, plan, calibration_calls, calling, tools)
     tools.progress(0.95, "writing the evidence")
-    examined = Examined(examples=choose[: len(best.given)], answers=best.given, held_out=best.held_out)
-    measures = measure(plan.prospect.loss, examined, train, calling=calling, slots=best.slots)
+    measures = measure(
+        plan.prospect.loss,
+        _new_to(train, examined, plan.prospect.loss),
+        train,
+        calling=calling,
+        slots=best.slots,
+    )
     found = {
         "measures": measures.to_dict(),
         "calls_to_show": calls_to_show(examined, calibration.threshold),
@@ -215,6 +221,12 @@ def forget_work(plan: Plan, home: Home) -> None:
 
 def _work_path(plan: Plan, home: Home) -> Path:
     return home.work / "training" / f"{plan.task.id}-{plan.inputs[:16]}"
+def _new_to(train: Sequence[Example], examined: Examined, loss: OutputKind) -> Examined:
+    """Of texts those whose prompt training did not see word for word, if they are enough to say something of."""
+    if loss != OutputKind.TEXT:
+        return examined
+    new = {e.id for e in unseen(examined.examples, train)}
+    return examined.only(new) if len(new) >= GateRules().min_calls else examined
 
 
 def _work_folder(plan: Plan, home: Home) -> Path:
@@ -279,7 +291,7 @@ def _train(
         # of calls that it answers, if there are any: to say nothing is quick
         "answer_ms": _speed_ms(
             engine,
-            [e for e, a in zip(choose, given, strict=True) if a.content is not None] or choose,
+            [e for e, h in zip(choose, held_out, strict=True) if h.confidence > 0] or choose,
             time.perf_counter,
         ),
         "size_mb": round(_size_mb(folder), 2),
@@ -289,23 +301,21 @@ def _train(
         "cut_by_clock": report.cut_by_clock,
         "details": dict(report.details),
     }
-    return _Candidate(report.kind, folder, report, engine, slots, given, held_out, coverage, notes)
+    return _Candidate(report.kind, folder, report, engine, slots, choose, given, held_out, coverage, notes)
 
 
-def _opinions(
-    best: _Candidate, plan: Plan, choose: Sequence[Example], calling: frozenset[str], tools: Tools
-) -> dict[str, Any]:
+def _opinions(best: _Candidate, plan: Plan, calling: frozenset[str], tools: Tools) -> dict[str, Any]:
     """What others say of held-out calls, where the owner asks for it; sets `again_wrong` of the candidate's verdicts."""
     again, judge = tools.opinions.again, tools.opinions.judge
     private = plan.material.private
     if again is not None and again.may_see(private):
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(
-            again, plan.prospect.loss, choose, best.held_out, calling=calling, slots=best.slots
+            again, plan.prospect.loss, best.examples, best.held_out, calling=calling, slots=best.slots
         )
     if judge is not None and plan.prospect.loss == OutputKind.TEXT and judge.may_see(private):
         tools.progress(0.88, "a judge model compares texts")
-        if preferred := prefer(judge, choose, [a.content for a in best.given]):
+        if preferred := prefer(judge, best.examples, [a.content for a in best.given]):
             return {"judge": {"figures": preferred}}
     return {}
 
@@ -342,7 +352,7 @@ def _train_on_all(
 
 def _judge(
     best: _Candidate, plan: Plan, calls: Sequence[Example], calling: frozenset[str], tools: Tools
-) -> tuple[Calibration, Verdict, list[list[float]]]:
+) -> tuple[Calibration, Verdict, list[list[float]], Examined]:
     loss = plan.prospect.loss
     if best.kind == LORA:
         calls = calls[:_MOST_CALIBRATION_LORA]
@@ -359,7 +369,8 @@ def _judge(
     )
     defined = loss != OutputKind.TEXT or best.slots is not None
     by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share) if defined else []
-    return calibration, decide(loss, best.held_out, calibration, loss_defined=defined), by_alpha
+    verdict = decide(loss, best.held_out, calibration, loss_defined=defined)
+    return calibration, verdict, by_alpha, Examined(examples=calls, answers=given, held_out=held)
 
 
 def _finish(

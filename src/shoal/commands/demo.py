@@ -173,6 +173,7 @@ def _learn(home: Home, config: Config) -> Mapping[str, Any]:
 def _write_report(home: Home, page: Path) -> None:
     from shoal.commands._stores import open_registry, open_traces
     from shoal.config import load_config
+    from shoal.serve.engines import load
     from shoal.serve.report import Price, write_report
 
     config = load_config(home.config)
@@ -182,7 +183,15 @@ def _write_report(home: Home, page: Path) -> None:
         price = Price(tokens_in=generalist.price_in, tokens_out=generalist.price_out)
     registry = open_registry(home)
     try:
-        write_report(home, registry, open_traces(home, config), page, price=price)
+        write_report(
+            home,
+            registry,
+            open_traces(home, config),
+            page,
+            price=price,
+            core_hour_usd=config.learning.core_hour_usd,
+            load=lambda version: load(home.models / version.folder, version.sha256),
+        )
     finally:
         registry.close()
 

@@ -41,6 +41,12 @@ def test_calls_are_kept_by_id_and_bounded_never_by_text() -> None:
     assert "secret" not in json.dumps(shown)
 
 
+def test_some_of_the_examined_calls_keep_what_belongs_together() -> None:
+    part = examined(["a", "b", "c"], ["a", "x", "c"], [False, True, False]).only({"e1", "e2"})
+    rows = zip(part.examples, part.answers, part.held_out, strict=True)
+    assert [(e.content, a.content, h.wrong) for e, a, h in rows] == [("b", "x", True), ("c", "c", False)]
+
+
 def test_each_output_kind_has_its_own_figures() -> None:
     one = examined(['{"a": 1}', "x"], ['{"a": 1}', None], [False, True])
     none = frozenset[str]()

@@ -50,6 +50,19 @@ def test_texts_are_compared_with_the_generalists_and_with_the_floor() -> None:
     assert held.floor is not None and held.floor < 0.4
 
 
+def test_the_looked_up_answer_is_judged_by_the_same_loss() -> None:
+    examples = [_example(1, "x", "yes"), _example(2, "y", "no"), _example(3, "z", '[["find", "{}"]]')]
+    held = judged(
+        OutputKind.LABEL,
+        examples,
+        [_said("yes")] * 3,
+        calling=frozenset({"t3"}),
+        floors=[" YES", "yes", '[["find", "{}"]]'],
+    )
+    assert [h.floor_wrong for h in held] == [False, True, False]
+    assert judged(OutputKind.LABEL, examples[:1], [_said("yes")], calling=frozenset())[0].floor_wrong is None
+
+
 def test_the_floor_is_the_answer_of_the_most_similar_training_call() -> None:
     train = [
         _example(1, "pizza in Rome", "A"),
