@@ -196,7 +196,9 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
     }
     write_learnt_calls(best.folder, (e.id for e in (*train, *split.choose)))
     core_seconds = tools.cpu_seconds() - cpu_before
-    version = _finish(best, plan, number, split, calibration, verdict, notes, found, core_seconds, tools, curated)
+    version = _finish(
+        best, plan, number, split, calibration, verdict, notes, found, core_seconds, tools, curated
+    )
     return version, verdict, best.report.cut_by_clock
 
 
@@ -221,6 +223,8 @@ def forget_work(plan: Plan, home: Home) -> None:
 
 def _work_path(plan: Plan, home: Home) -> Path:
     return home.work / "training" / f"{plan.task.id}-{plan.inputs[:16]}"
+
+
 def _new_to(train: Sequence[Example], examined: Examined, loss: OutputKind) -> Examined:
     """Of texts those whose prompt training did not see word for word, if they are enough to say something of."""
     if loss != OutputKind.TEXT:
@@ -462,9 +466,8 @@ def _finish(
             "cpus": placement.cpus_per_replica,
             "gpus": placement.gpus_per_replica,
             # a base that is only referred to is not in the folder, but in memory
-            "memory_mb": best.report.details.get("memory_mb") or round(
-                _OWN_MEMORY_MB + embedder_mb + 3 * size_mb, 1
-            ),
+            "memory_mb": best.report.details.get("memory_mb")
+            or round(_OWN_MEMORY_MB + embedder_mb + 3 * size_mb, 1),
             "weights_mb": round(size_mb, 2),
             "tier": plan.material.tier or placement.tier,
             "why_tier": "as most of its calls wish" if plan.material.tier else "",

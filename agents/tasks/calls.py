@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.agents.contract.loss import canonical_tool_calls
 from shoal.agents.tasks.families import Outputs
 from shoal.agents.tasks.features import Features, PromptMemo, digest, features_of
 from shoal.agents.tasks.shapes import AnswerShape, could_be_label, json_answer_keys, label_style
@@ -27,7 +28,7 @@ class Call:
 
     Attributes:
         shape: `tool_call`, `json`, `label:<style>`, `text`, or `none` where the record has no answer.
-        content: the answer's text, stripped.
+        content: the answer's text, stripped; function calls without one in their canonical form.
         keys: top-level keys of an answer that is JSON.
         settings: the request's fields besides model, messages and tools.
         action: the functions called, joined by `+`; empty where none was.
@@ -110,7 +111,7 @@ def _answer(trace: Trace) -> tuple[str, str, tuple[str, ...], str]:
     content = (answer.content or "").strip()
     if answer.tool_calls:
         called = {str((call.get("function") or {}).get("name")) for call in answer.tool_calls}
-        return AnswerShape.TOOL_CALL, content, (), "+".join(sorted(called))
+        return AnswerShape.TOOL_CALL, content or canonical_tool_calls(answer.tool_calls), (), "+".join(sorted(called))
     if not content:
         return AnswerShape.NONE, "", (), ""
     keys = json_answer_keys(content)
