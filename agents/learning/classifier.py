@@ -64,7 +64,7 @@ _SECONDS_PER_CELL = 1.8e-9
 _MOST_PASSES = 60
 _FEWEST_PASSES = 15
 #: parts of a cross-fit; a task with fewer calls than this in each has no use for one
-_FOLDS = 5
+_FOLDS = 3
 _FEWEST_IN_FOLD = 20
 #: the features and weights of answers that share their names' words are held in full while those are learnt
 _MOST_SHARED_CELLS = 4_000_000

@@ -93,7 +93,7 @@ def test_what_was_chosen_once_is_used_again_on_more_calls_without_choosing(
 ) -> None:
     train, choose = made.label_examples(300, noise=0.2), made.label_examples(60, seed=1, noise=0.2)
     first = train_classifier(train, choose, tmp_path / "a", _context(tmp_path))
-    assert first.details["chosen_by"] == "5 folds"
+    assert first.details["chosen_by"] == "3 folds"
     settings = json.loads(json.dumps(first.settings))
     again = train_classifier(
         [*train, *choose], [], tmp_path / "b", replace(_context(tmp_path), settings=settings)
