@@ -111,7 +111,12 @@ def _answer(trace: Trace) -> tuple[str, str, tuple[str, ...], str]:
     content = (answer.content or "").strip()
     if answer.tool_calls:
         called = {str((call.get("function") or {}).get("name")) for call in answer.tool_calls}
-        return AnswerShape.TOOL_CALL, content or canonical_tool_calls(answer.tool_calls), (), "+".join(sorted(called))
+        return (
+            AnswerShape.TOOL_CALL,
+            content or canonical_tool_calls(answer.tool_calls),
+            (),
+            "+".join(sorted(called)),
+        )
     if not content:
         return AnswerShape.NONE, "", (), ""
     keys = json_answer_keys(content)
