@@ -26,7 +26,7 @@ from shoal.agents.learning.calls.mentions import read
 from shoal.agents.learning.calls.model import CallModel, Weights, fill, words_said
 from shoal.agents.learning.calls.normal import MADE_UP, Known, learn_manners, learn_readings
 from shoal.agents.learning.calls.places import Sight
-from shoal.agents.learning.calls.ranker import Options, fit
+from shoal.agents.learning.calls.ranker import Options, fit, shares
 from shoal.agents.learning.calls.schema import FunctionSpec, functions_of
 from shoal.agents.learning.calls.turns import conversation_of
 from shoal.agents.learning.calls.values import Lore
@@ -48,7 +48,8 @@ _PAIRS, _SAME_SHARE = 5, 0.03
 _MADE_UP = 0.8
 _FOLDS = 3
 _ARGUMENT_STRENGTH = 1.0
-_CALL_STRENGTH = 0.3
+#: tried on the calls of one fold, trained on the others
+_CALL_STRENGTHS = (0.02, 0.3)
 _ARGUMENT_STEPS = 60
 _CALL_STEPS = 80
 #: any text, where they are no closed set: such a turn is left to the generalist
@@ -107,7 +108,7 @@ def train_tool_call(
         options.append(call_options(texts, lesson.functions, filled, lesson.sight))
         gold.append(len(texts) + lesson.function if lesson.function >= 0 else texts.index(lesson.text))
     context.progress(0.9, "training the choice of functions")
-    calls = fit(options, gold, strength=_CALL_STRENGTH, steps=_CALL_STEPS, stopped=context.stopped)
+    strength, calls = _fit_calls(options, gold, np.array([lesson.fold for lesson in lessons]), context)
     offered = Counter(f.signature for lesson in lessons for f in lesson.functions)
     model = CallModel(
         lore=Lore(lore.manners, lore.readings, lore.cues, lore.distinct),
@@ -129,6 +130,7 @@ def train_tool_call(
             "arguments": {key: manner.sort for key, manner in lore.manners.items()},
             "texts": list(texts),
             "values_not_found": unfound,
+            "strength": strength,
             "left_out": left_out | ({"no time": len(train) - len(taken)} if len(taken) < len(train) else {}),
         },
     )
@@ -305,6 +307,26 @@ def _fit_arguments(
         steps=_ARGUMENT_STEPS,
         stopped=context.stopped,
     )
+
+
+def _fit_calls(
+    options: Sequence[Options], gold: Sequence[int], folds: Any, context: TrainContext
+) -> tuple[float, Weights]:
+    """Weights of the choice of functions, with the strength that is least surprised by conversations it was not trained on."""
+
+    def fitted(rows: Sequence[int], strength: float) -> Weights:
+        chosen = [options[n] for n in rows], [gold[n] for n in rows]
+        return fit(*chosen, strength=strength, steps=_CALL_STEPS, stopped=context.stopped)
+
+    inside, outside = np.flatnonzero(folds != 0).tolist(), np.flatnonzero(folds == 0).tolist()
+    surprises = []
+    for strength in _CALL_STRENGTHS:
+        if inside and outside:
+            weights = fitted(inside, strength)
+            given = [shares(options[n].scores(weights))[gold[n]] for n in outside]
+            surprises.append(-float(np.log(np.maximum(given, 1e-9)).mean()))
+    best = _CALL_STRENGTHS[int(np.argmin(surprises))] if surprises else _CALL_STRENGTHS[-1]
+    return best, fitted(range(len(options)), best)
 
 
 def _stop_if_asked(context: TrainContext) -> None:

@@ -19,7 +19,9 @@ from shoal.agents.learning.calls.schema import FunctionSpec
 
 #: an argument is lacking where leaving it out is likelier than this
 _LACKING = 0.5
-_HISTORY = 6
+#: words of either side's newest turns, and values of a result, that are looked at
+_WORDS = 80
+_LEAVES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,8 @@ def _said(sight: Sight) -> list[str]:
         names.append(f"a0={' '.join(t.low for t in tokens[previous][:2])}&u0={' '.join(low[:1])}")
     if earlier_user >= 0:
         names += _grams("v", [t.low for t in tokens[earlier_user]], 2)
-    names += sorted(
-        {f"ever={t.low}" for own, turn in zip(tokens, turns, strict=True) for t in own if turn.role == "user"}
-    )
-    names += sorted(
-        {
-            f"heard={t.low}"
-            for own, turn in zip(tokens, turns, strict=True)
-            for t in own
-            if turn.role == "assistant"
-        }
-    )
+    for role, name in (("user", "ever"), ("assistant", "heard")):
+        names += [f"{name}={word}" for word in _newest_words(sight, role)]
     calls = [turn.text for turn in turns if turn.role == "call"]
     names += [f"called={name}" for name in sorted(set(calls))]
     names += [f"calls={min(6, len(calls))}", f"call-1={calls[-1] if calls else ''}"]
@@ -112,6 +105,19 @@ def _said(sight: Sight) -> list[str]:
             f"result={leaf.key}={leaf.value}" for leaf in turns[last].leaves[:40] if len(str(leaf.value)) < 20
         ]
     return names
+
+
+def _newest_words(sight: Sight, role: str) -> list[str]:
+    """Words of the newest turns of a role; only so many, or a long history would outweigh the last turn."""
+    out: set[str] = set()
+    for turn, tokens in zip(
+        reversed(sight.read.conversation.turns), reversed(sight.read.tokens), strict=True
+    ):
+        if turn.role == role:
+            out.update(t.low for t in tokens[: _WORDS - len(out)])
+        if len(out) >= _WORDS:
+            break
+    return sorted(out)
 
 
 def _grams(name: str, low: Sequence[str], longest: int) -> list[str]:
