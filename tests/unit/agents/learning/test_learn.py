@@ -182,7 +182,7 @@ def test_a_costlier_kind_is_tried_where_the_cheaper_one_cannot(both: _Site) -> N
         raise DataError("No.")
 
     triage = both.by_system(both.learn(trainers=_trainers(record_classifier=helpless)))["triage"]
-    assert triage.kind == "classifier"
+    assert triage.kind in ("classifier", "fields")
     version = next(v for v in both.registry.versions() if v.key == triage.version)
     assert version.evidence["candidates"][0] == {"kind": "record_classifier", "skipped": "No."}
 
