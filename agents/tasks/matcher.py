@@ -320,7 +320,7 @@ def _by_words(tasks: list[_Known], features: Features) -> _Known | None:
     """The task whose weights speak most for the request's words; None where no task has a weight for any of them."""
     evidence = evidence_of(features)
     weights = [known.weights for known in tasks]
-    if not any(token in some for token in evidence for some in weights):
+    if not any(token in some for token in evidence if token[0] != "\x01" for some in weights):
         return None
     scores = [k.bias + sum(k.weights.get(token, 0.0) for token in evidence) for k in tasks]
     return tasks[scores.index(max(scores))]
