@@ -100,8 +100,9 @@ def ladder(marks: Sequence[tuple[float, float, str, bool]]) -> Markup:
         return Markup("")
     first = math.floor(math.log10(min(ms for ms, *_ in shown)))
     last = max(first + 1, math.ceil(math.log10(max(ms for ms, *_ in shown))))
-    floor = min(0.8, math.floor(10 * min(right for _, right, *_ in shown)) / 10)
-    floor = floor if floor < 1 else 0.8
+    # so that a quarter of the height is a round number
+    lowest = min(right for _, right, *_ in shown)
+    floor = max(f for f in (0.0, 0.2, 0.4, 0.6, 0.8) if f <= max(lowest, 0.0))
     parts = _frame(
         "Candidates: share right against the time of an answer",
         [((e - first) / (last - first), _ms(10.0**e)) for e in range(first, last + 1)],

@@ -112,6 +112,6 @@ def _floor_wrong(
     loss: OutputKind, example: Example, floor: str, calling: Collection[str], slots: SlotChecker | None
 ) -> bool:
     """Whether the answer to the most similar logged call would have been wrong here."""
-    if example.tool_calls:
-        return floor != example.content  # both are function calls in canonical form
-    return example.id in calling or judge(loss, example.request, floor, example.content, slots=slots).wrong
+    if example.id in calling or example.tool_calls:
+        return floor != example.content  # of a function call both are the canonical form
+    return judge(loss, example.request, floor, example.content, slots=slots).wrong

@@ -332,7 +332,7 @@ def _train_on_all(
     More calls make it better, and the contract needs only that it never saw the calibration calls. What the gate looks at stays
     as it was: answers to calls that the one who gave them was not trained on. Kinds that name no settings stay as they are.
     """
-    asked = plan.seconds[best.kind]
+    asked = plan.seconds.get(best.kind, 0.0)
     if best.report.settings is None or tools.seconds_left() < _JUDGING_S + float(best.notes["seconds"]):
         return
     folder = work / f"{best.kind}-all"

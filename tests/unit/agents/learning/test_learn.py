@@ -4,6 +4,7 @@ import errno
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from shoal.agents.fakes import WordEmbedder
+from shoal.agents.fakes import FunctionGeneralist, WordEmbedder
 from shoal.agents.learning.candidates import trainer_of
 from shoal.agents.learning.learn import learn
 from shoal.agents.learning.learnt_calls import read_learnt_calls
 from shoal.agents.learning.report import LearnReport
+from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.training import Example, TrainContext, Trainer, TrainReport
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -118,6 +120,34 @@ def test_a_log_becomes_versions_in_shadow_with_their_evidence(both: _Site) -> No
     card = json.loads((both.home.models / version.folder / "card.json").read_text())
     assert card["contract"]["threshold"] == version.threshold
     assert "in shadow" in both.registry.task(version.task_id).reason
+    assert {"coverage", "accuracy", "macro_f1"} <= set(card["metrics"]) and len(card["data"]["sha256"]) == 64
+    assert "# " + tasks["intents"].name in (both.home.models / version.folder / "README.md").read_text()
+    triage = versions[tasks["triage"].version].evidence
+    assert {"json_valid", "json_exact", "fields_right"} <= set(triage["measures"]["figures"])
+    assert triage["coverage_by_alpha"] and triage["costs"]["core_seconds"] > 0
+    known = {trace.id for trace in both.store.scan()}
+    shown = version.evidence["calls_to_show"]
+    assert shown["right"] and {row["id"] for rows in shown.values() for row in rows} <= known
+
+
+def test_the_generalist_is_asked_twice_where_the_owner_says_so_and_never_of_local_only_calls(
+    site: _Site,
+) -> None:
+    fake = FunctionGeneralist(lambda request: "card_lost")
+    asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15))
+    priced = parse_config(
+        {"generalist": {"base_url": "http://x", "model": "m", "price_in": 1, "price_out": 1}}, source="test"
+    )
+    (task,) = site.learn(opinions=asking, config=priced).tasks
+    assert len(fake.requests) == 15
+    assert task.figures["self_agreement"]["count"] == 15 and 0 < task.figures["self_agreement"]["value"] < 1
+    assert task.break_even is not None and task.break_even["calls"] > 0
+
+    fake.requests.clear()
+    site.store.add([replace(next(iter(site.store.scan())), privacy="local-only")])
+    (task,) = site.learn(opinions=asking, force=True).tasks
+    assert fake.requests == [] and "self_agreement" not in task.figures
+    assert task.break_even is None
 
 
 def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:
