@@ -72,7 +72,7 @@ def test_versions_that_know_erased_calls_are_named_until_the_calls_are_back(
     assert gone == {"deleted": 2, "calls": 10, "to_learn_again": {"greet@1": 2}}
     assert erased() == {"greet@1": 2, "greet@2": 0}
     assert "trained on 2 erased calls; learn again" in shoal("specialists", "show", "greet@1")
-    assert "erased" not in shoal("specialists", "show", "greet@2")
+    assert "erased calls" not in shoal("specialists", "show", "greet@2")
     assert [said["trace_id"] for said in SqlRegistry(home.database).feedback()] == ["c7"]
     shoal("traces", "import", str(log), "--json")
     assert erased() == {"greet@1": 0, "greet@2": 0}

@@ -89,7 +89,7 @@ def _learn(home: Path, said: Connection) -> None:
         clock=Still(),
         loader=load,
         seed=1,
-        time_limit_min=0.8,
+        time_limit_min=1.0,
         progress=lambda fraction, text: said.send(fraction),
     )
     said.send({task.name: task.verdict for task in report.tasks})
