@@ -9,7 +9,6 @@ has none it counts as wrong.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from _bench import Bench, main
 from _calls import call_figures, known_tools
-from _tasks import ari, stripped_figures
+from _tasks import ari, read_sites, rows_of, stripped, worst_purity_completeness
 from _texts import RESTAURANT, action_figures, forced, gold_of, key_of, restaurant_figures
 from loop import shoal
 
@@ -27,11 +26,6 @@ from shoal.agents.contract.loss import canonical_tool_calls, normal_label
 TIME_LIMIT_MIN = 30
 QUICK_LIMIT_MIN = 6
 Row = Mapping[str, Any]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def labels_of(path: Path) -> dict[str, str]:
@@ -59,9 +53,8 @@ def prompt_of(row: Row) -> str:
 
 def measure_mixed(bench: Bench, log: Path, held_out: Path) -> None:
     limit = QUICK_LIMIT_MIN if bench.arguments.quick else TIME_LIMIT_MIN
-    learnt, gold = rows_of(log), rows_of(held_out)
-    sites = labels_of(held_out.with_name(held_out.name.replace(".jsonl.gz", ".labels.csv")))
-    truth = labels_of(log.with_name(log.name.replace(".jsonl.gz", ".labels.csv")))
+    learnt, gold = list(rows_of(log)), list(rows_of(held_out))
+    sites, truth = read_sites(held_out), read_sites(log)
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         home = Path(folder) / "home"
         shoal("traces", "import", str(log), "--json", home=home)
@@ -134,7 +127,12 @@ def calls(bench: Bench, gold: Sequence[Row], said: Mapping[str, Row], learnt: Se
 
 
 def measure_stripped(bench: Bench, log: Path) -> None:
-    purity, completeness = stripped_figures(log)
+    from shoal.agents.tasks.finder import find_tasks
+    from shoal.agents.traces.trace import Trace
+
+    traces = [Trace.from_dict(stripped(row)) for row in rows_of(log)]
+    found = find_tasks(traces, known=(), seed=0, now=0.0, use_answers=False)
+    purity, completeness = worst_purity_completeness(read_sites(log), found.assignment)
     unit = "worst call-site; one prompt, no tools, client or metadata, answers not looked at"
     bench.figure("stripped_purity", purity, unit, at_least=0.90)
     bench.figure("stripped_completeness", completeness, unit, at_least=0.90)
@@ -143,7 +141,7 @@ def measure_stripped(bench: Bench, log: Path) -> None:
 def measure_agent(bench: Bench, log: Path, held_out: Path) -> None:
     """An agent whose turns all have one prompt and one set of tools."""
     limit = 3 if bench.arguments.quick else 10
-    gold = rows_of(held_out)
+    gold = list(rows_of(held_out))
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         home = Path(folder) / "home"
         shoal("traces", "import", str(log), "--json", home=home)

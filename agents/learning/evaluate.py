@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shoal.agents.contract.calibrate import NEVER
 from shoal.agents.contract.gate import Figure, chrf, mean, share
 from shoal.agents.contract.loss import SlotChecker, judge
 from shoal.agents.learning.held_out import BATCH
@@ -35,11 +36,20 @@ class Loaded:
     slots: SlotChecker | None = None
 
 
-def todays_versions(tasks: Sequence[Task], versions: Sequence[Version]) -> dict[str, Version]:
-    """By version key: for each task the one that serves, else the newest that passed its gate and was not taken back."""
+def todays_versions(
+    tasks: Sequence[Task], versions: Sequence[Version], *, refused: bool = False
+) -> dict[str, Version]:
+    """By version key: for each task the one that serves, else the newest that passed its gate and was not taken back.
+
+    Args:
+        refused: where none passed, the newest that was refused: it can be asked what it would say, and is never sure enough.
+    """
     out = {}
     for task in tasks:
         own = [v for v in versions if v.task_id == task.id and v.state in _PASSED]
+        if refused and not own:
+            rejected = [v for v in versions if v.task_id == task.id and v.state == VersionState.REJECTED]
+            own = [replace(v, threshold=NEVER) for v in rejected]
         serving = [v for v in own if v.state == VersionState.SERVING]
         if own and not task.excluded:
             version = max(serving or own, key=lambda v: v.number)
@@ -47,9 +57,12 @@ def todays_versions(tasks: Sequence[Task], versions: Sequence[Version]) -> dict[
     return out
 
 
-def todays_snapshot(tasks: Sequence[Task], versions: Sequence[Version], *, epoch: int = 0) -> Snapshot:
+def todays_snapshot(
+    tasks: Sequence[Task], versions: Sequence[Version], *, epoch: int = 0, refused: bool = False
+) -> Snapshot:
     """The router's snapshot as if each of `todays_versions` served."""
-    serving = [replace(v, state=VersionState.SERVING) for v in todays_versions(tasks, versions).values()]
+    todays = todays_versions(tasks, versions, refused=refused)
+    serving = [replace(v, state=VersionState.SERVING) for v in todays.values()]
     return build_snapshot(epoch=epoch, tasks=tasks, versions=serving, canary_share=0.0)
 
 

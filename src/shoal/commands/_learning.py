@@ -145,7 +145,7 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
     registry = open_registry(home)
     known = registry.tasks()
     versions = registry.versions()
-    chosen = todays_versions(known, versions)
+    chosen = todays_versions(known, versions, refused=True)
 
     def load_version(key: str) -> Loaded:
         version = chosen[key]
@@ -155,7 +155,7 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
     with fraction_bar("evaluating", None) as tell:
         report, rows = evaluate(
             log.scan(),
-            router=Router(todays_snapshot(known, versions, epoch=registry.epoch())),
+            router=Router(todays_snapshot(known, versions, epoch=registry.epoch(), refused=True)),
             load=load_version,
             generalist=config.generalist,
             progress=tell,

@@ -71,7 +71,10 @@ def test_the_version_that_serves_answers_else_the_newest_that_passed() -> None:
     assert [v.number for v in todays_versions(TASKS, versions).values()] == [3]
     serving = [*versions, _version(task, 1, VersionState.SERVING)]
     assert [v.number for v in todays_versions(TASKS, serving).values()] == [1]
-    assert todays_versions(TASKS, [_version(task, 2, VersionState.REJECTED)]) == {}
+    rejected = [_version(task, 2, VersionState.REJECTED)]
+    assert todays_versions(TASKS, rejected) == {}
+    [asked] = todays_versions(TASKS, rejected, refused=True).values()
+    assert asked.threshold > 1, "what it says is seen, and never given"
 
 
 def test_rows_say_who_would_answer_and_what() -> None:
