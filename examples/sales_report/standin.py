@@ -31,8 +31,10 @@ FINGERPRINT = "stand-in: fixed rules and templates, not a language model"
 PRICE_IN, PRICE_OUT = 2.50, 10.00
 
 CHANNELS = {"online": "online sales", "stores": "store sales", "partners": "partner sales"}
-#: growth from which on a channel gets more budget
-BUDGET_FROM = 20
+#: growth from which on a channel gets more budget, and days out of stock from which on they are the cause. Few records of the made-up
+#: world lie near either, so that what decides can be learnt from a hundred questions
+BUDGET_FROM = 30
+STOCK_OUT_FROM = 15
 
 #: (tone, language) -> sentences for growth and for decline
 SENTENCES: Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -144,7 +146,7 @@ def analyse(record: Mapping[str, Any]) -> dict[str, str]:
     fell = growth < 0
     if fell and float(record["returns_rate"]) >= 8:
         return {"driver": "product returns", "action": "audit product quality"}
-    if fell and float(record["stock_out_days"]) >= 9:
+    if fell and float(record["stock_out_days"]) >= STOCK_OUT_FROM:
         return {"driver": "stock shortages", "action": "raise safety stock"}
     direction = -1 if fell else 1
     best = max(channels, key=lambda name: direction * channels[name])

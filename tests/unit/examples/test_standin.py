@@ -26,7 +26,7 @@ PLAN = sales_report()
 
 FIGURES = {
     "name": "EMEA",
-    "growth": 22.0,
+    "growth": 32.0,
     "online": 9.0,
     "stores": 2.0,
     "partners": 0.5,
@@ -60,7 +60,7 @@ async def base_url() -> AsyncIterator[str]:
     ("changes", "driver", "action"),
     [
         ({}, "online sales", "raise the channel budget"),
-        ({"growth": 19.9}, "online sales", "keep the channel plan"),
+        ({"growth": 29.9}, "online sales", "keep the channel plan"),
         ({"price_effect": 9.5}, "pricing", "keep the new price"),
         ({"partners": 11.0, "returns_rate": 15.0}, "partner sales", "raise the channel budget"),
         ({"growth": -4.0, "stores": -5.0}, "store sales", "repair the channel"),
