@@ -94,7 +94,10 @@ def train_tool_call(
     lore = _lore(known, _distinct(lessons))
     context.progress(0.25, "finding values")
     choices, right, folds, unfound = _choices(lessons, lore, context)
-    _give_up(lore, known, unfound)
+    if _give_up(lore, known, unfound):
+        # what was remembered of their candidates must be as when serving: there are none
+        for lesson in lessons:
+            lesson.sight.memo.clear()
     parts: list[Weights] = []
     for fold in range(_FOLDS):
         context.progress(0.35 + 0.15 * fold, "training arguments")
@@ -288,12 +291,15 @@ def _choices(
     return choices, right, np.array(folds), dict(unfound)
 
 
-def _give_up(lore: Lore, known: Sequence[Known], unfound: Mapping[str, int]) -> None:
-    """Arguments whose values are hardly ever found are made up by the generalist, and not given."""
+def _give_up(lore: Lore, known: Sequence[Known], unfound: Mapping[str, int]) -> bool:
+    """Arguments whose values are hardly ever found are made up by the generalist, and not given. Whether there are any."""
     given = Counter(one.arg.key for one in known if one.given)
+    found = False
     for key, missed in unfound.items():
         if given[key] >= MIN_SEEN and missed >= _MADE_UP * given[key]:
             lore.manners[key].sort = MADE_UP
+            found = True
+    return found
 
 
 def _fit_arguments(
