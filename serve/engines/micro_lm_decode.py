@@ -18,7 +18,7 @@ from shoal.agents.learning.micro_lm_tokens import EOS, GLUE, PAD, Vocabulary
 
 #: added to the logit of a value that was said already
 REPEAT_PENALTY = -3.0
-TEMPERATURE = 0.6
+TEMPERATURE = 0.5
 #: the likeliest draft, always the same
 GREEDY = -1
 

@@ -51,6 +51,7 @@ def _learn(home: Path, said: Connection) -> None:
     """One learning run in a process of its own, on a clock that stands still; tells how far it is."""
     import torch
 
+    from shoal.agents.learning import micro_lm_run
     from shoal.agents.learning.learn import learn
     from shoal.agents.traces.memory import MemoryTraceStore
     from shoal.agents.traces.trace import Trace, TraceId
@@ -65,6 +66,8 @@ def _learn(home: Path, said: Connection) -> None:
             return 0.0
 
     torch.set_num_threads(1)
+    # few steps: what matters is that they are the same ones
+    micro_lm_run.NOMINAL_TOKENS_PER_S = 2_000
     store = MemoryTraceStore(
         Trace(
             id=TraceId(f"t{n}"),
