@@ -142,8 +142,8 @@ def decide(
     coverage, right = figures["coverage"], figures["right_answered"]
     return verdict(
         "pass",
-        f"Answers {coverage}; {right} of those are right. At most {calibration.alpha:.1%} wrong holds with "
-        f"confidence {1 - calibration.delta:.0%}.",
+        f"Answers {coverage}; {right} of those are right. That at most {calibration.alpha:.1%} are wrong was "
+        f"shown on {calibration.count} other calls, with confidence {1 - calibration.delta:.0%}.",
     )
 
 
