@@ -21,7 +21,11 @@ SHARED_PROMPT = "You are a helpful agent."
 
 def read_sites(log: Path) -> dict[str, str]:
     """id -> call-site, from the CSV beside a log."""
-    path = log.with_name(log.name.replace(".jsonl.gz", ".labels.csv"))
+    return read_tasks(log.with_name(log.name.replace(".jsonl.gz", ".labels.csv")))
+
+
+def read_tasks(path: Path) -> dict[str, str]:
+    """id -> task, from what `shoal tasks export` writes."""
     with path.open(newline="", encoding="utf-8") as file:
         return {row[0]: row[1] for row in csv.reader(file) if row[0] != "id"}
 

@@ -8,7 +8,6 @@ has none it counts as wrong.
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from _bench import Bench, main
 from _calls import call_figures, known_tools
-from _tasks import ari, read_sites, rows_of, stripped, worst_purity_completeness
+from _tasks import ari, read_sites, read_tasks, rows_of, stripped, worst_purity_completeness
 from _texts import RESTAURANT, action_figures, forced, gold_of, key_of, restaurant_figures
 from loop import shoal
 
@@ -26,11 +25,6 @@ from shoal.agents.contract.loss import canonical_tool_calls, normal_label
 TIME_LIMIT_MIN = 30
 QUICK_LIMIT_MIN = 6
 Row = Mapping[str, Any]
-
-
-def labels_of(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row[0]: row[1] for row in csv.reader(file) if row[0] != "id"}
 
 
 def text_of(row: Row) -> str:
@@ -63,7 +57,7 @@ def measure_mixed(bench: Bench, log: Path, held_out: Path) -> None:
         bench.figure("learn_seconds", seconds, "s", at_most=60 * limit, command=learn)
         tasks = Path(folder) / "tasks.csv"
         shoal("tasks", "export", "--out", str(tasks), home=home)
-        bench.figure("ari", ari(truth, labels_of(tasks)), "", at_least=0.98, command="shoal tasks export")
+        bench.figure("ari", ari(truth, read_tasks(tasks)), "", at_least=0.98, command="shoal tasks export")
         predictions = Path(folder) / "predictions.jsonl"
         shoal("eval", str(held_out), "--out", str(predictions), "--json", home=home)
         said = {

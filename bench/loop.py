@@ -6,19 +6,17 @@ Data: `traces/mixed_log.jsonl.gz` and `traces/mixed_eval.jsonl.gz` with their `.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from _bench import Bench, main, sha256
-from sklearn.metrics import adjusted_rand_score
+from _tasks import ari, read_sites, read_tasks
 
 #: SHA-256 of the log and the held-out calls that the published figures were measured on
 KNOWN = {
@@ -38,24 +36,6 @@ def shoal(*arguments: str, home: Path, check: bool = True) -> tuple[str, float]:
         check=check,
     )
     return done.stdout, time.monotonic() - started
-
-
-def read_labels(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row[0]: row[1] for row in csv.reader(file) if row[0] != "id"}
-
-
-def worst_purity_completeness(truth: dict[str, str], found: dict[str, str]) -> tuple[float, float]:
-    """For each call-site take the task that holds most of it: completeness is the share of the call-site that it holds,
-    purity the share of it that is the call-site. The worst of each over call-sites."""
-    pairs = Counter((site, found.get(i, "-")) for i, site in truth.items())
-    sites, tasks = Counter(truth.values()), Counter(found.get(i, "-") for i in truth)
-    purity, completeness = [], []
-    for site, size in sites.items():
-        count, task = max((n, t) for (s, t), n in pairs.items() if s == site)
-        purity.append(count / tasks[task])
-        completeness.append(count / size)
-    return min(purity), min(completeness)
 
 
 def measure_demo(bench: Bench) -> None:
@@ -80,7 +60,7 @@ def measure_demo(bench: Bench) -> None:
 
 
 def measure_log(bench: Bench, log: Path, held_out: Path) -> None:
-    truth = read_labels(log.with_name(log.name.replace(".jsonl.gz", ".labels.csv")))
+    truth = read_sites(log)
     limit = 5 if bench.arguments.quick else TIME_LIMIT_MIN
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         home = Path(folder) / "home"
@@ -94,22 +74,21 @@ def measure_log(bench: Bench, log: Path, held_out: Path) -> None:
         )
         tasks_csv = Path(folder) / "tasks.csv"
         shoal("tasks", "export", "--out", str(tasks_csv), home=home)
-        found = read_labels(tasks_csv)
-        ids = list(truth)
-        ari = adjusted_rand_score([truth[i] for i in ids], [found.get(i, "-") for i in ids])
-        bench.figure("ari", ari, "", at_least=0.95, command="shoal tasks export --out tasks.csv")
+        bench.figure(
+            "ari",
+            ari(truth, read_tasks(tasks_csv)),
+            "",
+            at_least=0.95,
+            command="shoal tasks export --out tasks.csv",
+        )
         predictions = Path(folder) / "predictions.jsonl"
         shoal("eval", str(held_out), "--out", str(predictions), "--json", home=home)
         measure_bank_intent(bench, held_out, predictions)
-    stripped = strip_prompts(log)
-    purity, completeness = worst_purity_completeness(truth, stripped)
-    bench.figure("stripped_purity", purity, "worst call-site, one shared system prompt")
-    bench.figure("stripped_completeness", completeness, "worst call-site, one shared system prompt")
 
 
 def measure_bank_intent(bench: Bench, held_out: Path, predictions: Path) -> None:
     """Right among those that a specialist answers, and the share that it answers, by exact match of the label."""
-    sites = read_labels(held_out.with_name(held_out.name.replace(".jsonl.gz", ".labels.csv")))
+    sites = read_sites(held_out)
     with gzip.open(held_out, "rt", encoding="utf-8") as file:
         gold = {
             row["id"]: row["response"]["choices"][0]["message"]["content"] for row in map(json.loads, file)
@@ -135,24 +114,6 @@ def measure_bank_intent(bench: Bench, held_out: Path, predictions: Path) -> None
 
 def answer_text(answer: Any) -> str:
     return str(answer["content"]) if isinstance(answer, dict) else str(answer)
-
-
-def strip_prompts(log: Path) -> dict[str, str]:
-    """Tasks found in the log with every system prompt replaced by one and the same."""
-    from shoal.agents.tasks.finder import find_tasks
-    from shoal.agents.traces.trace import Trace
-
-    traces = []
-    with gzip.open(log, "rt", encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            messages = [m for m in row["request"]["messages"] if m["role"] != "system"]
-            row["request"]["messages"] = [
-                {"role": "system", "content": "You are a helpful agent."},
-                *messages,
-            ]
-            traces.append(Trace.from_dict(row))
-    found = find_tasks(traces, known=(), seed=0, now=0.0)
-    return {trace_id: task or "-" for trace_id, task in found.assignment.items()}
 
 
 def run(bench: Bench) -> None:
