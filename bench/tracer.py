@@ -33,7 +33,7 @@ import numpy as np
 from _bench import Bench, main, sha256
 from loop import KNOWN, read_labels, shoal
 
-from shoal.agents.contract.label_evidence import paired, wilson
+from shoal.agents.contract.figures import paired, share
 from shoal.agents.learning.embedders import MINILM, NGRAMS, load_embedder
 from shoal.errors import ConfigError
 
@@ -153,7 +153,7 @@ def publish(
     answered = sum(g is not None for g in given)
     bench.figure(f"{who}_{task}_coverage", answered / len(calls), "share answered")
     if answered:
-        figure = wilson(sum(right), answered)
+        figure = share(sum(right), answered)
         unit = f"share right of answered (95%: {figure.low:.3f} to {figure.high:.3f})"
         bench.figure(f"{who}_{task}_right", figure.value, unit)
     return right
@@ -171,7 +171,7 @@ def compare(
     publish(bench, who, task, [text_of(ours[c.id]["answer"]) for c in calls], calls)
     if not any(ours[c.id]["raw"] for c in calls):
         names = [f"{who}_{task}_forced", f"{who}_{task}_beside_tracer_p"]
-        bench.skip(names, "no version of Shoal's passed its gate, and one that did not is never asked")
+        bench.skip(names, "Shoal trained no version")
         return
     forced = [text_of(ours[c.id]["raw"]) == c.label for c in calls]
     bench.figure(f"{who}_{task}_forced", sum(forced) / len(calls), "share right of all")
@@ -183,8 +183,8 @@ def compare(
     test = paired(forced, theirs)
     bench.figure(
         f"{who}_{task}_beside_tracer_p",
-        test.p_differs,
-        f"p (McNemar; only {who} right {test.only_first}, only TRACER right {test.only_second})",
+        test.p,
+        f"p (McNemar; only {who} right {test.wins}, only TRACER right {test.losses})",
     )
 
 
