@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 from _bench import Bench, main, sha256
-from loop import KNOWN, read_labels, shoal
+from _tasks import read_tasks
+from loop import KNOWN, shoal
 
 from shoal.agents.contract.figures import paired, share
 from shoal.agents.learning.embedders import MINILM, NGRAMS, load_embedder
@@ -72,7 +73,7 @@ class Call:
 
 def read_calls(path: Path, quick: bool) -> dict[str, list[Call]]:
     """The calls of each of the two tasks, in the order of the file; `quick` takes every second."""
-    sites = read_labels(path.with_name(path.name.replace(".jsonl.gz", ".labels.csv")))
+    sites = read_tasks(path.with_name(path.name.replace(".jsonl.gz", ".labels.csv")))
     calls: dict[str, list[Call]] = {name: [] for name in TASKS}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
