@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _bench import Bench, main
-from loop import read_labels
+from _tasks import read_sites
 
 #: one or two of each family that a laptop can adapt, with permissive licences
 BASES = (
@@ -36,7 +36,7 @@ def read_calls(log: Path, most: int) -> list[Any]:
     from shoal.agents.learning.training import Example
     from shoal.agents.traces.chat import ChatRequest
 
-    sites = read_labels(log.with_name(log.name.replace(".jsonl.gz", ".labels.csv")))
+    sites = read_sites(log)
     found = []
     with gzip.open(log, "rt", encoding="utf-8") as file:
         for row in map(json.loads, file):
