@@ -172,4 +172,5 @@ def _print(report: dict[str, Any]) -> None:
     out.print(table)
     passed = sum(task["verdict"] == "pass" for task in report["tasks"])
     out.print(f"{passed} of {len(report['tasks'])} tasks have a specialist; {report['seconds']:.0f} s")
-    out.print("Next: shoal report --out report.html, shoal eval FILE, shoal specialists promote TASK")
+    then = ", shoal eval FILE, shoal specialists promote TASK" if passed else "; more calls teach more"
+    out.print(f"Next: shoal report --out report.html{then}")
