@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,9 @@ from shoal.errors import UsageError
 
 app = typer.Typer(help="Tasks found in the traces, and your corrections of them.", no_args_is_help=True)
 
+#: columns that a task's name takes in a list
+_NAME_WIDTH = 30
+
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name or id.")]
 _SHOWN_PROMPTS = 5
 _TOLD_STATES = frozenset({"serving", "canary", "shadow", "paused"})
@@ -60,8 +64,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         out.print("No tasks yet. Find some: shoal learn")
         return
     table = Table(box=None, pad_edge=False)
-    longest = max(len(task.name) for task in tasks)
-    table.add_column("task", overflow="fold", min_width=min(30, longest), max_width=30)
+    table.add_column("task", no_wrap=True)
     table.add_column("answers")
     table.add_column("calls", justify="right")
     table.add_column("cost", justify="right")
@@ -70,7 +73,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
     for task in tasks:
         cost = about.shares(task, _price(settings)).cost
         table.add_row(
-            escape(task.name),
+            escape(_folded(task.name)),
             str(task.output_kind),
             f"{task.calls:,}",
             "-" if cost is None else f"{cost:.0%}",
@@ -82,6 +85,13 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         out.print(
             "cost: share of all tokens; generalist.price_in and price_out make it one of money", style="dim"
         )
+
+
+def _folded(name: str) -> str:
+    """In lines that leave room for the reasons, cut at a hyphen where one is near."""
+    if len(name) <= _NAME_WIDTH:
+        return name
+    return "\n".join(textwrap.wrap(name, _NAME_WIDTH, break_on_hyphens=True))
 
 
 @app.command("show")

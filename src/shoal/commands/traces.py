@@ -181,7 +181,8 @@ def ls(
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("time", no_wrap=True)
-    for heading in ("id", "client", "answered by"):
+    table.add_column("id", no_wrap=True)  # whole, to be copied
+    for heading in ("client", "answered by"):
         table.add_column(heading, overflow="fold")
     table.add_column("ms", justify="right", no_wrap=True)
     for head in heads:
