@@ -14,7 +14,8 @@ _NUMBER = re.compile(r"([$€£¥]?)([-+−]?)([$€£¥]?)(\d[\d,]*(?:\.\d+)?|\
 _DIGITS = re.compile(r"\d+(?:[,.]\d+)*")
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _FLAGS = frozenset({"true", "false", "yes", "no", "none", "null", "n/a", "unknown", ""})
-_WORDS = (
+#: number words by their value
+NUMBER_WORDS = (
     "zero",
     "one",
     "two",
@@ -98,8 +99,8 @@ def _number_forms(text: str, number: Number) -> dict[str, str]:
     for name, unit in (("thousands", 3), ("millions", 6), ("billions", 9)):
         if size >= Decimal(10) ** unit:
             out[name] = number.currency + _plain(round(size.scaleb(-unit), 2))
-    if size == size.to_integral_value() and size < len(_WORDS):
-        out[WORD] = _WORDS[int(size)]
+    if size == size.to_integral_value() and size < len(NUMBER_WORDS):
+        out[WORD] = NUMBER_WORDS[int(size)]
     return out
 
 

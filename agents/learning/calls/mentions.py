@@ -13,32 +13,14 @@ from functools import lru_cache
 
 from shoal.agents.learning.calls.turns import Conversation, Turn
 from shoal.agents.learning.calls.when import dates_in, times_in, today_in
+from shoal.agents.learning.forms import NUMBER_WORDS
 
 DATE, TIME, NUMBER, SPAN, LEAF = "date", "time", "number", "span", "leaf"
 
 WORD = re.compile(
     r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|[$€£]?\d[\d.,]*\d(?![^\W\d])|['’]s\b|[^\W_]+(?:(?!['’]s\b)[@'’&/+-][^\W_]+|_[^\W_]+)*|[^\w\s]"
 )
-_NUMBERS = {
-    name: str(n)
-    for n, name in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        ]
-    )
-} | {
+_NUMBERS = {name: str(n) for n, name in enumerate(NUMBER_WORDS)} | {
     "a": "1",
     "an": "1",
     "single": "1",
