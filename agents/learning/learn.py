@@ -71,7 +71,7 @@ def learn(
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
-        embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
+        embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that `learning.embedder` names where None.
 
     Raises:
         DataError: there are no traces.
@@ -159,7 +159,13 @@ class _Run:
         unclustered = 0
         try:
             self.progress(0.02, "finding tasks")
-            found = find_tasks(traces, known=self.registry.tasks(), seed=self.seed, now=self.clock.now())
+            found = find_tasks(
+                traces,
+                known=self.registry.tasks(),
+                seed=self.seed,
+                now=self.clock.now(),
+                embedder=self.embedder,
+            )
             unclustered = sum(task_id is None for task_id in found.assignment.values())
             self._learn_found(found, traces, names, manifest, _private_tasks(found.tasks, all_traces, traces))
         except KeyboardInterrupt:

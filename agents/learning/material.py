@@ -123,6 +123,7 @@ def gather(
             content=content,
             group=_group(trace, request, openings),
             tool_calls=tuple(answer.tool_calls),
+            timestamp=trace.timestamp,
         )
         (calling if answer.tool_calls else examples).setdefault(task_id, []).append(example)
     return {

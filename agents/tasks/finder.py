@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shoal.agents.ports import Embedder
 from shoal.agents.registry.records import Task, TaskId
 from shoal.agents.tasks.about import Tally
 from shoal.agents.tasks.calls import Call, outputs_of, read_call, recurring_labels, settle
@@ -58,6 +59,7 @@ def find_tasks(
     now: float,
     use_answers: bool = True,
     max_sample: int = MAX_SAMPLE,
+    embedder: Embedder | None = None,
 ) -> Found:
     """Find tasks; keep id, name and creation time of those that are `known`.
 
@@ -71,6 +73,7 @@ def find_tasks(
         use_answers: False to group by the requests alone; answers then only tell a task's kind of output. Where all
             answers of a prompt are missing or the same, it is so anyhow.
         max_sample: calls on which it is decided what the tasks are.
+        embedder: tells which texts under one prompt are near each other; their words do where None.
     """
     if isinstance(traces, Iterator):
         traces = list(traces)
@@ -82,7 +85,9 @@ def find_tasks(
     labels = recurring_labels(calls)
     for call in calls:
         settle(call, labels)
-    drafts, small = _drafts(calls if use_answers else without_answers(calls), known, seed, use_answers)
+    drafts, small = _drafts(
+        calls if use_answers else without_answers(calls), known, seed, use_answers, embedder
+    )
     tasks = recognised(as_tasks(drafts, now), drafts, calls, known)
     if len(calls) == sample.seen:
         return _assigned(tasks, calls, small)
@@ -100,7 +105,11 @@ def _read_again(traces: Iterable[Trace], memo: PromptMemo, labels: frozenset[str
 
 
 def _drafts(
-    calls: Sequence[Call], known: Sequence[Task], seed: int, use_answers: bool
+    calls: Sequence[Call],
+    known: Sequence[Task],
+    seed: int,
+    use_answers: bool,
+    embedder: Embedder | None,
 ) -> tuple[list[Draft], dict[str, int]]:
     """Jobs, largest family first; and the fingerprints of groups that are too small, with their sizes."""
     by_kind: dict[tuple[bool, str], dict[str, list[Call]]] = defaultdict(lambda: defaultdict(list))
@@ -115,7 +124,9 @@ def _drafts(
                 small.update(dict.fromkeys(fingerprints, len(inside)))
                 continue
             turns = _known_turns(known, fingerprints)
-            found = split_calls(inside, seed=seed, use_answers=use_answers, known_turns=turns)
+            found = split_calls(
+                inside, seed=seed, use_answers=use_answers, known_turns=turns, embedder=embedder
+            )
             parts = [part for part in found if len(part.calls) >= MIN_CALLS]
             drafts.extend(Draft(template=family.template, part=part, siblings=len(parts)) for part in parts)
     drafts.sort(key=lambda draft: (-len(draft.calls), draft.calls[0].id))
