@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from shoal.agents.tasks.calls import Call, outputs_of
 from shoal.agents.ports import Embedder
+from shoal.agents.tasks.calls import Call, outputs_of
 from shoal.agents.tasks.density import MIN_TEXTS, populations
 from shoal.agents.tasks.families import Variant, find_families, overlap, same_job
 from shoal.agents.tasks.features import components, digest, evidence_of, instructions_in
