@@ -14,31 +14,29 @@ from typing import Any
 
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import with_lessons
-from shoal.agents.learning.budget import Wish, allot
-from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
 from shoal.agents.learning.lora_rungs import Rungs
-from shoal.agents.learning.material import Material, gather, may_train
+from shoal.agents.learning.material import gather, may_train
+from shoal.agents.learning.planning import plan_tasks, wanted_tasks
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.second_opinions import SecondOpinions
-from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_digest, specialise
-from shoal.agents.learning.splits import calibration_share, choose_share
-from shoal.agents.learning.volume import Volume, volumes
+from shoal.agents.learning.specialise import forget_work, specialise
+from shoal.agents.learning.task_plan import Plan, Tools
+from shoal.agents.learning.volume import volumes
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
-from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
-from shoal.errors import DataError, NotFound, ShoalError, StorageFull
+from shoal.errors import DataError, ShoalError, StorageFull
 from shoal.home import Home
 
 log = logging.getLogger(__name__)
 
 #: of the time limit, what may be used before whatever is running is cut
 _HARD_SHARE = 0.92
-_NO_CALLS = Material((), (), {})
 _NOBODY = SecondOpinions()
 
 
@@ -189,12 +187,23 @@ class _Run:
         private: Collection[TaskId],
     ) -> None:
         self.registry.put_tasks(found.tasks)
-        wanted = self._wanted(found.tasks, names)
+        wanted = wanted_tasks(found.tasks, names)
         self.rungs = Rungs.survey(self.config)
         if self.config.learning.bases:
             manifest.note(bases=self.rungs.to_dict())
         materials = gather(traces, found.assignment, private)
-        plans = self._plans(found.tasks, materials, volumes(traces, found.assignment), len(traces))
+        plans = plan_tasks(
+            found.tasks,
+            materials,
+            volumes(traces, found.assignment),
+            traces=len(traces),
+            config=self.config,
+            rungs=self.rungs,
+            seed=self.seed,
+            limit_min=self.limit_min,
+            opinions=self.opinions,
+            embedder=self.embedder,
+        )
         manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
         # what never needs the clock first, so that its reasons are there even where the run is stopped
         todo: list[Plan] = []
@@ -221,80 +230,6 @@ class _Run:
     def _within(self, start: float, width: float, name: str) -> Callable[[float, str], None]:
         """Progress of one task as progress of the run."""
         return lambda fraction, text: self.progress(start + width * fraction, f"{name}: {text}")
-
-    def _wanted(self, tasks: Sequence[Task], names: Collection[str] | None) -> set[TaskId]:
-        visible = [t for t in tasks if not is_hidden(t)]
-        if names is None:
-            return {t.id for t in visible}
-        known = {key: t.id for t in visible for key in (t.id, t.name)}
-        for name in names:
-            if name not in known:
-                raise NotFound(f"There is no task {name!r}.", remedy="shoal tasks ls names those there are.")
-        return {known[name] for name in names}
-
-    def _plans(
-        self,
-        tasks: Sequence[Task],
-        materials: Mapping[TaskId, Material],
-        volume: Mapping[TaskId, Volume],
-        traces: int,
-    ) -> list[Plan]:
-        """A plan for each visible task; the time is shared among all of them, whichever are asked for."""
-        prospects: dict[TaskId, Prospect] = {}
-        wishes = []
-        visible = [t for t in tasks if not is_hidden(t)]
-        for task in visible:
-            material = materials.get(task.id, _NO_CALLS)
-            fewest = self.config.learning.min_calls
-            prospect = consider(task.output_kind, material, min_calls=fewest)
-            prospect = self.rungs.extend(prospect, task.output_kind, material, min_calls=fewest)
-            prospects[task.id] = prospect
-            if task.excluded:
-                continue
-            held_out = int(
-                (choose_share(material.calls) + calibration_share(material.calls)) * material.calls
-            )
-            wishes += [
-                Wish(
-                    task_id=task.id,
-                    kind=kind,
-                    calls=material.calls,
-                    held_out=min(held_out, 4000),
-                    answers=prospect.answers,
-                    embedded=self.embedder is not None,
-                )
-                for kind in prospect.kinds
-            ]
-        seconds = allot(wishes, traces=traces, limit_s=60 * self.limit_min)
-        plans = []
-        for task in visible:
-            alpha, delta = self.config.contract.for_task(task.name)
-            material = materials.get(task.id, _NO_CALLS)
-            inputs = inputs_digest(
-                task,
-                material,
-                alpha=alpha,
-                delta=delta,
-                seed=self.seed,
-                limit_min=self.limit_min,
-                opinions=self.opinions,
-                bases=self.rungs.identity(),
-                embedder=self.embedder,
-            )
-            plans.append(
-                Plan(
-                    task=task,
-                    material=material,
-                    prospect=prospects[task.id],
-                    seconds={k: s for (t, k), s in seconds.items() if t == task.id},
-                    alpha=alpha,
-                    delta=delta,
-                    seed=self.seed,
-                    inputs=inputs,
-                    volume=volume.get(task.id, Volume()),
-                )
-            )
-        return plans
 
     def _settled(self, plan: Plan) -> tuple[Outcome, str] | None:
         """The outcome of a task that needs no training, with its reason."""

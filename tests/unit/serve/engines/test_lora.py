@@ -25,7 +25,8 @@ from shoal.agents.learning.lora import Rung, merge, train_lora
 from shoal.agents.learning.lora_run import LoraSettings
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
-from shoal.agents.learning.specialise import Plan, Tools, specialise
+from shoal.agents.learning.specialise import specialise
+from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.registry.records import OutputKind, Task, TaskId
 from shoal.agents.traces.chat import ChatRequest
