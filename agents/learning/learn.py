@@ -10,25 +10,26 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from shoal.agents.curation.recognition import recognition_of
-from shoal.agents.feedback.lessons import with_lessons
+from shoal.agents.feedback.lessons import lessons_of
 from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
+from shoal.agents.learning.learning_log import LearningLog
 from shoal.agents.learning.lora_rungs import Rungs
-from shoal.agents.learning.material import gather, may_train
+from shoal.agents.learning.material import Material
 from shoal.agents.learning.planning import plan_tasks, wanted_tasks
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.second_opinions import SecondOpinions
 from shoal.agents.learning.specialise import forget_work, specialise
+from shoal.agents.learning.survey import survey_log
 from shoal.agents.learning.task_plan import Plan, Tools
-from shoal.agents.learning.volume import volumes
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
-from shoal.agents.registry.records import Task, TaskId, Version, VersionState
+from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
-from shoal.agents.traces.trace import Trace
 from shoal.config import Config
 from shoal.errors import DataError, ShoalError, StorageFull
 from shoal.home import Home
@@ -135,36 +136,42 @@ class _Run:
         self, store: TraceStore, names: Collection[str] | None, feedback: Sequence[Mapping[str, Any]]
     ) -> LearnReport:
         self.progress(0.0, "reading traces")
-        all_traces = list(store.scan())
-        if not all_traces:
-            raise DataError(
-                "There are no traces to learn from.", remedy="shoal traces import FILE brings some in."
-            )
         generalist = self.config.generalist
-        taught = with_lessons(all_traces, feedback, recognisers=recognition_of(self.config.privacy))
-        traces = may_train(taught, None if generalist is None else generalist.outputs_may_train)
+        log = LearningLog(
+            store,
+            lessons=lessons_of(feedback, pick=store.pick, recognisers=recognition_of(self.config.privacy)),
+            outputs_may_train=None if generalist is None else generalist.outputs_may_train,
+            stopped=self.stopped,
+        )
+        started_at = self.clock.now()
+        found: Found | None = None
+        try:
+            self.progress(0.02, "finding tasks")
+            found = find_tasks(log, known=self.registry.tasks(), seed=self.seed, now=started_at)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        traces, usable = log.traces, log.usable
         manifest = Manifest(
             self.home.work,
             {
                 "seed": self.seed,
                 "time_limit_min": self.limit_min,
-                "traces": len(all_traces),
-                "usable": len(traces),
+                "traces": traces,
+                "usable": usable,
                 "config": self.config.model_dump(mode="json", exclude={"tls"}),
-                "started_at": self.clock.now(),
+                "started_at": started_at,
             },
         )
         unclustered = 0
-        try:
-            self.progress(0.02, "finding tasks")
-            found = find_tasks(traces, known=self.registry.tasks(), seed=self.seed, now=self.clock.now())
+        if found is not None:
             unclustered = sum(task_id is None for task_id in found.assignment.values())
-            self._learn_found(found, traces, names, manifest, _private_tasks(found.tasks, all_traces, traces))
-        except KeyboardInterrupt:
-            self.interrupted = True
+            try:
+                self._learn_found(found, log, names, manifest, usable)
+            except KeyboardInterrupt:
+                self.interrupted = True
         report = LearnReport(
-            traces=len(all_traces),
-            usable=len(traces),
+            traces=traces,
+            usable=usable,
             unclustered=unclustered,
             seconds=round(self.clock.monotonic() - self.started, 2),
             seed=self.seed,
@@ -179,24 +186,26 @@ class _Run:
         return report
 
     def _learn_found(
-        self,
-        found: Found,
-        traces: Sequence[Trace],
-        names: Collection[str] | None,
-        manifest: Manifest,
-        private: Collection[TaskId],
+        self, found: Found, log: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = wanted_tasks(found.tasks, names)
         self.rungs = Rungs.survey(self.config)
         if self.config.learning.bases:
             manifest.note(bases=self.rungs.to_dict())
-        materials = gather(traces, found.assignment, private)
+        self.progress(0.06, "looking at the tasks' calls")
+        matcher = Matcher([(task.id, task) for task in found.tasks])
+        survey = survey_log(
+            log,
+            found.assignment,
+            lambda request: matcher.match(request).task_id,
+            seed=self.seed,
+            most=self.config.learning.max_calls_per_task,
+        )
         plans = plan_tasks(
             found.tasks,
-            materials,
-            volumes(traces, found.assignment),
-            traces=len(traces),
+            survey.tasks,
+            traces=usable,
             config=self.config,
             rungs=self.rungs,
             seed=self.seed,
@@ -223,7 +232,12 @@ class _Run:
                 self.interrupted = True
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
-            self._one(plan, self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name))
+            # one task's calls at a time are in memory
+            self._one(
+                plan,
+                partial(survey.material, log, plan.task.id),
+                self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
+            )
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
@@ -247,14 +261,16 @@ class _Run:
             )
         return None
 
-    def _one(self, plan: Plan, progress: Callable[[float, str], None]) -> None:
+    def _one(
+        self, plan: Plan, material: Callable[[], Material], progress: Callable[[float, str], None]
+    ) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
         tools = Tools(
             home=self.home,
             config=self.config,
             loader=self.loader,
-            trainers=self.rungs.trainers(self.trainers, plan.material),
+            trainers=self.rungs.trainers(self.trainers, plan.survey),
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
@@ -264,7 +280,7 @@ class _Run:
             opinions=self.opinions,
         )
         try:
-            version, verdict, cut = specialise(plan, number, tools)
+            version, verdict, cut = specialise(plan, material(), number, tools)
             self._register(version)
             forget_work(plan, self.home)
         except KeyboardInterrupt:
@@ -332,7 +348,7 @@ class _Run:
             task_id=task.id,
             name=task.name,
             output_kind=str(task.output_kind),
-            calls=plan.material.calls,
+            calls=plan.survey.calls,
             verdict=outcome,
             reason=reason,
             kind=version.kind if version else "",
@@ -344,15 +360,3 @@ class _Run:
             figures=dict(version.evidence["gate"]["figures"]) if version else {},
             break_even=version.evidence["costs"]["break_even"] if version else None,
         )
-
-
-def _private_tasks(tasks: Sequence[Task], every: Sequence[Trace], usable: Sequence[Trace]) -> set[TaskId]:
-    """Tasks with `local-only` calls that are not learnt from: mostly those that a specialist answers already."""
-    learnt = {trace.id for trace in usable}
-    matcher = Matcher([(task.id, task) for task in tasks])
-    found = {
-        matcher.match(trace.chat).task_id
-        for trace in every
-        if trace.privacy == "local-only" and trace.id not in learnt
-    }
-    return {task_id for task_id in found if task_id is not None}

@@ -49,7 +49,7 @@ def new_version(
             "choose": len(split.choose),
             "calibration": len(split.calibration),
             "trained_on": best.notes.get("trained_once_more_on", len(split.train)),
-            "left_out": dict(plan.material.left_out),
+            "left_out": dict(plan.survey.left_out),
             **curated,
         },
         "training": {
@@ -69,7 +69,7 @@ def new_version(
             core_seconds=core_seconds,
             answer_ms=speed_ms,
             coverage=coverage,
-            volume=plan.volume,
+            volume=plan.survey.volume,
             config=tools.config,
         ),
     }
@@ -116,9 +116,9 @@ def new_version(
             "memory_mb": best.report.details.get("memory_mb")
             or round(_OWN_MEMORY_MB + embedder_mb + 3 * weights_mb, 1),
             "weights_mb": round(weights_mb, 2),
-            "tier": plan.material.tier or placement.tier,
-            "why_tier": "as most of its calls wish" if plan.material.tier else "",
-            "private": plan.material.private,
+            "tier": plan.survey.tier or placement.tier,
+            "why_tier": "as most of its calls wish" if plan.survey.tier else "",
+            "private": plan.survey.private,
         },
         reason=verdict.reason,
         created_at=tools.now(),

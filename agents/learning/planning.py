@@ -7,18 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, consider
 from shoal.agents.learning.lora_rungs import Rungs
-from shoal.agents.learning.material import Material
 from shoal.agents.learning.second_opinions import SecondOpinions
 from shoal.agents.learning.splits import calibration_share, choose_share
+from shoal.agents.learning.survey import Survey
 from shoal.agents.learning.task_plan import Plan, inputs_digest
-from shoal.agents.learning.volume import Volume
 from shoal.agents.ports import Embedder
 from shoal.agents.registry.records import Task, TaskId
 from shoal.agents.tasks.corrections import is_hidden
 from shoal.config import Config
 from shoal.errors import NotFound
 
-_NO_CALLS = Material((), (), {})
+_NO_CALLS = Survey()
 
 
 def wanted_tasks(tasks: Sequence[Task], names: Collection[str] | None) -> set[TaskId]:
@@ -35,8 +34,7 @@ def wanted_tasks(tasks: Sequence[Task], names: Collection[str] | None) -> set[Ta
 
 def plan_tasks(
     tasks: Sequence[Task],
-    materials: Mapping[TaskId, Material],
-    volume: Mapping[TaskId, Volume],
+    surveys: Mapping[TaskId, Survey],
     *,
     traces: int,
     config: Config,
@@ -51,19 +49,19 @@ def plan_tasks(
     wishes = []
     visible = [t for t in tasks if not is_hidden(t)]
     for task in visible:
-        material = materials.get(task.id, _NO_CALLS)
+        survey = surveys.get(task.id, _NO_CALLS)
         fewest = config.learning.min_calls
-        prospect = consider(task.output_kind, material, min_calls=fewest)
-        prospect = rungs.extend(prospect, task.output_kind, material, min_calls=fewest)
+        prospect = consider(task.output_kind, survey, min_calls=fewest)
+        prospect = rungs.extend(prospect, task.output_kind, survey, min_calls=fewest)
         prospects[task.id] = prospect
         if task.excluded:
             continue
-        held_out = int((choose_share(material.calls) + calibration_share(material.calls)) * material.calls)
+        held_out = int((choose_share(survey.calls) + calibration_share(survey.calls)) * survey.calls)
         wishes += [
             Wish(
                 task_id=task.id,
                 kind=kind,
-                calls=material.calls,
+                calls=survey.calls,
                 held_out=min(held_out, 4000),
                 answers=prospect.answers,
                 embedded=embedder is not None,
@@ -74,10 +72,10 @@ def plan_tasks(
     plans = []
     for task in visible:
         alpha, delta = config.contract.for_task(task.name)
-        material = materials.get(task.id, _NO_CALLS)
+        survey = surveys.get(task.id, _NO_CALLS)
         inputs = inputs_digest(
             task,
-            material,
+            survey,
             alpha=alpha,
             delta=delta,
             seed=seed,
@@ -89,14 +87,13 @@ def plan_tasks(
         plans.append(
             Plan(
                 task=task,
-                material=material,
+                survey=survey,
                 prospect=prospects[task.id],
                 seconds={k: s for (t, k), s in seconds.items() if t == task.id},
                 alpha=alpha,
                 delta=delta,
                 seed=seed,
                 inputs=inputs,
-                volume=volume.get(task.id, Volume()),
             )
         )
     return plans

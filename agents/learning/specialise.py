@@ -17,6 +17,7 @@ from shoal.agents.learning.candidates import LORA, TOOL_CALL
 from shoal.agents.learning.evidence import Examined, calls_to_show, coverage_by_alpha, measure
 from shoal.agents.learning.held_out import MOST_NEIGHBOURS, answers_of, judged, nearest_answers
 from shoal.agents.learning.learnt_calls import write_learnt_calls
+from shoal.agents.learning.material import Material
 from shoal.agents.learning.new_version import new_version
 from shoal.agents.learning.second_opinions import ask_again, prefer
 from shoal.agents.learning.splits import Split, leakage, split_examples, unseen, without_duplicates
@@ -37,7 +38,7 @@ _MOST_CALIBRATION_LORA = 600
 _MOST_LOOKED_UP = 4000
 
 
-def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict, bool]:
+def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tuple[Version, Verdict, bool]:
     """Train, judge and seal version `number` of a task.
 
     Returns the version (in shadow if it passed its gate, else rejected), the verdict, and whether the clock cut the training.
@@ -47,8 +48,8 @@ def specialise(plan: Plan, number: int, tools: Tools) -> tuple[Version, Verdict,
         KeyboardInterrupt: the run was stopped; what training had done waits in the work folder.
     """
     cpu_before = tools.cpu_seconds()
-    split = split_examples([*plan.material.examples, *plan.material.calling], seed=plan.seed)
-    calling = frozenset(e.id for e in plan.material.calling)
+    split = split_examples([*material.examples, *material.calling], seed=plan.seed)
+    calling = frozenset(e.id for e in material.calling)
     gives_calls = TOOL_CALL in plan.prospect.kinds
     train = [e for e in split.train if gives_calls or e.id not in calling]
     train, duplicates = without_duplicates(train, one_answer=plan.prospect.loss != OutputKind.TEXT)
@@ -145,7 +146,7 @@ def _work_folder(plan: Plan, home: Home) -> Path:
 def _opinions(best: Candidate, plan: Plan, calling: frozenset[str], tools: Tools) -> dict[str, Any]:
     """What others say of held-out calls, where the owner asks for it; sets `again_wrong` of the candidate's verdicts."""
     again, judge = tools.opinions.again, tools.opinions.judge
-    private = plan.material.private
+    private = plan.survey.private
     if again is not None and again.may_see(private):
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.learning.candidates import Prospect, Trainers
-from shoal.agents.learning.material import Material
 from shoal.agents.learning.second_opinions import SecondOpinions
-from shoal.agents.learning.splits import fingerprint
-from shoal.agents.learning.volume import Volume
+from shoal.agents.learning.survey import Survey
 from shoal.agents.ports import Embedder, EngineLoader
 from shoal.agents.registry.records import Task
 from shoal.config import Config
@@ -28,14 +26,13 @@ class Plan:
     """What is to be done for a task: its calls, what could be trained, and for how many seconds."""
 
     task: Task
-    material: Material
+    survey: Survey
     prospect: Prospect
     seconds: Mapping[str, float]
     alpha: float
     delta: float
     seed: int
     inputs: str
-    volume: Volume = field(default_factory=Volume)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,7 @@ class Tools:
 
 def inputs_digest(
     task: Task,
-    material: Material,
+    survey: Survey,
     *,
     alpha: float,
     delta: float,
@@ -69,10 +66,9 @@ def inputs_digest(
     embedder: Embedder | None = None,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
-    ids = fingerprint([*material.examples, *material.calling])
-    where = [material.tier, material.private]
+    where = [survey.tier, survey.private]
     reads = None if embedder is None else embedder.digest
-    facts = [PIPELINE, str(task.output_kind), ids, where, alpha, delta, seed, limit_min, reads]
+    facts = [PIPELINE, str(task.output_kind), survey.fingerprint, where, alpha, delta, seed, limit_min, reads]
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
