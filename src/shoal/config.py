@@ -132,7 +132,12 @@ class LearningConfig(_Section):
     time_limit_min: float = Field(default=20.0, gt=0)
     #: a task needs this many calls before anything is trained for it
     min_calls: int = Field(default=200, ge=20)
+    #: of a task's calls at most so many are learnt from, drawn by whole conversations; bounds the memory that training takes
+    max_calls_per_task: int = Field(default=50_000, ge=1000)
     seed: int = 0
+    #: which calls a version is judged by: `conversation` (at random), `time` (of the conversations that ended last), or `auto`: `time`
+    #: where timestamps follow conversations. Those that calibrate its contract are drawn at random from the whole log either way
+    split: Literal["auto", "conversation", "time"] = "auto"
     #: what label specialists read besides n-grams: `ngrams` (nothing more, no download), `minilm` (all-MiniLM-L6-v2), or a
     #: sentence-transformers model by hub id or local folder
     embedder: str = Field(default="ngrams", min_length=1)
