@@ -25,6 +25,8 @@ from shoal.agents.feedback.hearing import FeedbackTraces
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.learning.forgetting import knowing_erased
+from shoal.agents.registry.records import Version
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
 from shoal.home import Home
@@ -69,7 +71,9 @@ class FeedbackActor:
                 every_hours=learning.every_hours,
                 every_traces=learning.every_traces,
                 min_corrections=learning.min_corrections,
+                after_erasure=learning.after_erasure,
             ),
+            erased=self._erased,
             clock=SystemClock(),
             ids=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}",
         )
@@ -102,6 +106,9 @@ class FeedbackActor:
 
     async def standing(self) -> dict[str, Any]:
         return self._standing()
+
+    def _erased(self, versions: Sequence[Version]) -> Mapping[str, int]:
+        return knowing_erased(self._home, versions)
 
     # -- threads
 

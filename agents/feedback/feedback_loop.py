@@ -18,6 +18,7 @@ from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_o
 from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
 from shoal.agents.feedback.schedule import (
     ASKED,
+    ErasedSeen,
     LearningAsked,
     LearningEnded,
     LearningPolicy,
@@ -26,7 +27,7 @@ from shoal.agents.feedback.schedule import (
     Ticked,
 )
 from shoal.agents.ports import Clock, Registry
-from shoal.agents.registry.records import VersionState
+from shoal.agents.registry.records import Version, VersionState
 from shoal.errors import Conflict, ShoalError
 
 log = logging.getLogger("shoal.feedback")
@@ -134,12 +135,16 @@ class FeedbackLoop:
         learning: LearningPolicy,
         clock: Clock,
         ids: Callable[[], str],
+        erased: Callable[[Sequence[Version]], Mapping[str, int]] = lambda versions: {},
     ) -> None:
         self._registry = registry
         self._runs = runs
         self._learner = learner
         self._clock = clock
         self._ids = ids
+        #: by key, how many erased calls each of some versions knows
+        self._erased = erased
+        self._known_erased: Mapping[str, int] = {}
         self._state = FeedbackState(policy, learning)
         self._reader = FeedbackReader(
             traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
@@ -190,6 +195,14 @@ class FeedbackLoop:
         if self.standing.read:
             self._reader.read(self._registry.feedback_after(self._reader.sequence))
             self.standing.unknown = self._reader.unknown
+            self._look_for_erased()
+
+    def _look_for_erased(self) -> None:
+        """Erasure leaves no event: what live versions know of erased calls is looked up, and told where it changed."""
+        known = self._erased([v for v in self._registry.versions() if v.state in _LIVE])
+        if known != self._known_erased:
+            self._known_erased = known
+            self.observe(ErasedSeen(known=known, at=self._clock.now()))
 
     # -- the deciding thread
 

@@ -1,4 +1,5 @@
-"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted. A pure state machine.
+"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted, where calls
+that it was learnt from were erased. A pure state machine.
 
 `handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time.
 What counts is what came since a task was last learnt: since the start of the last run that included it, or since its newest version
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from shoal.agents.registry.records import Task, TaskId, Version
+from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 
 #: stands for the calls that belong to no task yet
@@ -21,6 +22,10 @@ ASKED: Final = "asked for"
 #: after a run that failed, seconds until learning begins by itself again; doubled with each further failure
 _RETRY_S = 600.0
 _LONGEST_RETRY_S = 6 * 3600.0
+#: versions that answer, or may
+_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING, VersionState.PAUSED)
+#: what is erased day by day, as `storage.retention_days` does, has a task learnt again no more often than this
+_AFTER_ERASURE_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,8 @@ class LearningPolicy:
     every_hours: float | None = None
     every_traces: int | None = None
     min_corrections: int = 20
+    #: learn a task again when calls were erased that a version of it which may answer was trained on
+    after_erasure: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,14 @@ class TracesSeen:
     """Calls that may be learnt from have become readable: task (`NO_TASK` for none) -> when each came in. Each call is seen once."""
 
     times: Mapping[TaskId, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasedSeen:
+    """Erased calls that live versions were trained on: version key -> how many. `at`: of the last erasure."""
+
+    known: Mapping[str, int]
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +110,14 @@ class Ticked:
 
 
 Event: TypeAlias = (
-    TasksRead | FeedbackSeen | TracesSeen | LearningAsked | LearningStarted | LearningEnded | Ticked
+    TasksRead
+    | FeedbackSeen
+    | TracesSeen
+    | ErasedSeen
+    | LearningAsked
+    | LearningStarted
+    | LearningEnded
+    | Ticked
 )
 
 
@@ -117,6 +139,7 @@ class Schedule:
         #: task -> trace -> when it was contradicted
         self._contradicted: dict[TaskId, dict[str, float]] = {}
         self._times: dict[TaskId, list[float]] = {}
+        self._erased = ErasedSeen(known={}, at=0.0)
         #: spans of all runs that are known, from start to end
         self._runs: list[tuple[float, float]] = []
         #: task -> start of the last run that included it and came to its end
@@ -141,6 +164,8 @@ class Schedule:
         elif isinstance(event, TracesSeen):
             for task_id, times in event.times.items():
                 self._times.setdefault(task_id, []).extend(times)
+        elif isinstance(event, ErasedSeen):
+            self._erased = event
         elif isinstance(event, LearningAsked):
             both = bool(event.tasks) and self._asked != ()
             self._asked = tuple(dict.fromkeys((*(self._asked or ()), *event.tasks))) if both else ()
@@ -178,6 +203,15 @@ class Schedule:
             if times and min(times) <= since:
                 times[:] = [at for at in times if at > since]
         return {task_id: len(times) for task_id, times in self._times.items() if times}
+
+    def erasures(self) -> dict[TaskId, int]:
+        """Erased calls that the newest live version of a task knows, where the task was not learnt since they were erased."""
+        newest: dict[TaskId, Version] = {}
+        for version in sorted(self._versions, key=lambda v: v.number):
+            if version.state in _LIVE and version.task_id in self._tasks:
+                newest[version.task_id] = version
+        counts = {task_id: self._erased.known.get(v.key, 0) for task_id, v in newest.items()}
+        return {t: n for t, n in counts.items() if n and self.learnt_at(t) < self._erased.at}
 
     def _in_run(self, version: Version) -> bool:
         spans = list(self._runs)
@@ -232,11 +266,15 @@ class Schedule:
         begun = now if self._first_tick is None else self._first_tick
         if hours and now - max(self._learnt_all, begun) >= 3600 * hours:
             return StartLearning(tasks=(), reason=f"every {hours:g} hours")
-        return self._grown()
+        return self._grown(now)
 
-    def _grown(self) -> StartLearning | None:
-        """Tasks of which enough has come."""
+    def _grown(self, now: float) -> StartLearning | None:
+        """Tasks of which enough has come, or gone."""
         why: dict[TaskId, str] = {}
+        if self._policy.after_erasure:
+            for task_id, count in self.erasures().items():
+                if self._is_learnable(task_id) and now - self.learnt_at(task_id) >= _AFTER_ERASURE_S:
+                    why[task_id] = f"{count:,} calls that {self._name(task_id)} was trained on were erased"
         if self._policy.every_traces:
             for task_id, count in self.growth().items():
                 if count >= self._policy.every_traces and self._is_learnable(task_id):

@@ -66,6 +66,8 @@ def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tup
     notes: list[dict[str, Any]] = []
     best: Candidate | None = None
     work = _work_folder(plan, tools.home)
+    # so that what is kept of a run that died goes when one of its calls is erased
+    write_learnt_calls(work, (e.id for e in (*split.train, *split.choose, *split.calibration)))
     most = MOST_NEIGHBOURS if plan.prospect.loss == OutputKind.TEXT else _MOST_LOOKED_UP
     floors = nearest_answers(train, choose, most=most)
     for kind in plan.prospect.kinds:

@@ -129,6 +129,7 @@ class RouterActor:
 
     def _compact(self) -> None:
         # imported here: pyarrow is large, and not needed to route
+        from shoal.agents.feedback.erasure import after_erasure
         from shoal.agents.plans.store import SqlRuns
         from shoal.agents.registry.database import Database
         from shoal.agents.registry.store import SqlRegistry
@@ -151,7 +152,7 @@ class RouterActor:
                         store,
                         retention_days=self._config.storage.retention_days,
                         now=time.time(),
-                        forget=registry.delete_feedback,
+                        forget=lambda gone: after_erasure(self._home, registry, gone),
                     )
                     runs.delete_before(time.time() - kept_s)
                     erased_at = time.monotonic()

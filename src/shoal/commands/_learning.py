@@ -19,6 +19,7 @@ from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.learning.learn import learn
 from shoal.agents.ports import EngineLoader
+from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.explain import explain
 from shoal.agents.routing.router import Router
@@ -119,6 +120,10 @@ def _with_outputs_may_train(config: Config, home: Home, value: bool) -> Config:
     )
 
 
+def _is_there(home: Home, version: Version) -> bool:
+    return (home.models / version.folder).is_dir()
+
+
 def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | None) -> dict[str, Any]:
     """Score a log; returns the report, and writes a line for each call to `predictions` if it is given.
 
@@ -144,7 +149,8 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
         )
     registry = open_registry(home)
     known = registry.tasks()
-    versions = registry.versions()
+    # of a refused version that knew erased calls only its record is left
+    versions = [v for v in registry.versions() if v.state is not VersionState.REJECTED or _is_there(home, v)]
     chosen = todays_versions(known, versions, refused=True)
 
     def load_version(key: str) -> Loaded:

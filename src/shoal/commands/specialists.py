@@ -11,11 +11,12 @@ from rich.table import Table
 
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
 from shoal.agents.learning.folder import verify
+from shoal.agents.learning.forgetting import knowing_erased
 from shoal.agents.learning.model_card import WIDTH, card_text, version_facts
 from shoal.agents.ports import Registry
-from shoal.agents.registry.records import Task, Version
+from shoal.agents.registry.records import Task, Version, VersionState
 from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
-from shoal.commands._stores import erased_calls, open_registry
+from shoal.commands._stores import open_registry
 from shoal.errors import CorruptModel, NotFound
 from shoal.home import Home
 
@@ -31,7 +32,7 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     registry = open_registry(place)
     tasks = {task.id: task for task in registry.tasks()}
     versions = [v for v in registry.versions() if v.task_id in tasks]
-    erased = erased_calls(place, versions)
+    erased = knowing_erased(place, versions)
     if as_json:
         found = [_as_dict(tasks[v.task_id], v, erased.get(v.key, 0)) for v in versions]
         print_json({"specialists": found})
@@ -69,7 +70,7 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
     place = existing_home(home)
     registry = open_registry(place)
     task, version = find_version(registry, specialist)
-    erased = erased_calls(place, [version]).get(version.key, 0)
+    erased = knowing_erased(place, [version]).get(version.key, 0)
     history = registry.history(version.key)
     sealed, checked = _checked(place, version)
     facts = version_facts(task, version, sealed)
@@ -97,6 +98,8 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
 
 def _checked(home: Home, version: Version) -> tuple[dict[str, Any] | None, str]:
     """The sealed card of a version, None where it cannot be trusted; and in words how its files are."""
+    if version.state is VersionState.REJECTED and not (home.models / version.folder).exists():
+        return None, "removed: it was refused, and calls that it was trained on are erased since"
     try:
         card = verify(home.models / version.folder, version.sha256)
     except CorruptModel as error:

@@ -17,6 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.feedback.erasure import after_erasure
 from shoal.agents.traces.chat import text_of
 from shoal.agents.traces.formats import FORMATS
 from shoal.agents.traces.importing import ImportReport, import_files
@@ -292,7 +293,7 @@ def delete(
     if id_ and not gone:
         raise NotFound("None of the named calls is there.", remedy="shoal traces ls names the newest ones.")
     registry = open_registry(place)
-    registry.delete_feedback(gone)
+    after_erasure(place, registry, gone)
     knowing = trained_on_erased(place, registry)
     if as_json:
         said = {"deleted": len(gone), "calls": store.count()}

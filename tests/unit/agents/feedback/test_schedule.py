@@ -6,6 +6,7 @@ import pytest
 
 from shoal.agents.feedback.schedule import (
     NO_TASK,
+    ErasedSeen,
     Event,
     FeedbackSeen,
     LearningAsked,
@@ -177,3 +178,30 @@ def test_excluded_and_hidden_tasks_are_never_learnt_by_themselves() -> None:
     schedule.handle(TasksRead(tasks=[replace(TASKS[0], excluded=True), hidden], versions=[]))
     feed(schedule, *contradicted(3, at=10), *contradicted(3, at=10, task_id=WRITE))
     assert feed(schedule, Ticked(now=11)) == []
+
+
+DAY = 86_400.0
+
+
+def test_a_task_whose_calls_were_erased_is_learnt_again_with_the_reason() -> None:
+    live = version(created_at=10.0)
+    schedule = made(NEVER, live)
+    assert feed(schedule, ErasedSeen(known={live.key: 7}, at=100.0), Ticked(now=100.0)) == [], (
+        "a day has not passed"
+    )
+    [command] = feed(schedule, Ticked(now=10.0 + DAY))
+    assert command == StartLearning(tasks=(SORT,), reason="7 calls that sort was trained on were erased")
+    feed(schedule, ended(SORT, started_at=10.0 + DAY, ended_at=20.0 + DAY))
+    assert feed(schedule, Ticked(now=10.0 + 3 * DAY)) == [], "it was learnt since they were erased"
+
+
+def test_erased_calls_that_a_newer_version_does_not_know_begin_nothing() -> None:
+    old, new = (
+        version(created_at=10.0),
+        replace(version(created_at=50.0), number=2, state=VersionState.SHADOW),
+    )
+    refused = replace(new, state=VersionState.REJECTED)
+    seen = ErasedSeen(known={old.key: 7}, at=2 * DAY)
+    assert feed(made(NEVER, old, new), seen, Ticked(now=2 * DAY)) == []
+    assert len(feed(made(NEVER, old, refused), seen, Ticked(now=2 * DAY))) == 1
+    assert feed(made(replace(NEVER, after_erasure=False), old), seen, Ticked(now=2 * DAY)) == []
