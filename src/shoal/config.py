@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shoal.config_faults import fault_of
 from shoal.errors import ConfigError
 
 
@@ -285,14 +287,15 @@ def parse_config(raw: object, *, source: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{source}: `{path}` is not a setting.", remedy="Check its spelling.", param=path
-            ) from None
-        raise ConfigError(
-            f"{source}: `{path}`: {first['msg']}, got {first.get('input')!r}.",
-            remedy="Mend the value.",
-            param=path,
-        ) from None
+        first = error.errors(include_url=False)[0]
+        raise fault_of(first, source, _settings_of(first["loc"][:-1])) from None
+
+
+def _settings_of(path: Sequence[Any]) -> list[str]:
+    """The settings of the section at this path; none where it is no section that is always there."""
+    section: Any = Config
+    for part in path:
+        field = section.model_fields.get(str(part)) if hasattr(section, "model_fields") else None
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return list(section.model_fields) if section is not None else []

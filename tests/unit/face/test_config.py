@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,30 @@ def test_plans_are_named_as_seen_from_the_file_that_names_them(tmp_path: Path) -
     path = tmp_path / "shoal.yaml"
     path.write_text("plans: [ticket.yaml, /elsewhere/other.yaml]", encoding="utf-8")
     assert load_config(path).plans == (tmp_path / "ticket.yaml", Path("/elsewhere/other.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"contract": {"alpha": 5}}, "`contract.alpha` must be less than 1, got 5"),
+        ({"rollout": {"mode": "fast"}}, "`rollout.mode` must be 'manual' or 'auto', got 'fast'"),
+        ({"learning": {"min_calls": "many"}}, "`learning.min_calls` must be a whole number, got 'many'"),
+        ({"learning": 3}, "`learning` must be a mapping of settings, got 3"),
+        ({"tls": {"certificate": "a"}}, "`tls.private_key` is needed here"),
+        ({"tools": {"t": {"python": "x y"}}}, "`tools.t.python` must be of the form"),
+    ],
+)
+def test_a_bad_value_is_told_by_its_rule_and_what_was_there(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw, source="shoal.yaml")
+    assert said in caught.value.message
+    assert "Input should" not in caught.value.message
+
+
+def test_a_misspelt_setting_is_told_which_one_was_meant() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"learning": {"time_limit": 3}}, source="shoal.yaml")
+    assert caught.value.remedy == "Did you mean `time_limit_min`?"
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"learnin": {}}, source="shoal.yaml")
+    assert caught.value.remedy == "Did you mean `learning`?"
