@@ -137,7 +137,7 @@ class _Run:
     ) -> LearnReport:
         self.progress(0.0, "reading traces")
         generalist = self.config.generalist
-        log = LearningLog(
+        calls = LearningLog(
             store,
             lessons=lessons_of(feedback, pick=store.pick, recognisers=recognition_of(self.config.privacy)),
             outputs_may_train=None if generalist is None else generalist.outputs_may_train,
@@ -148,11 +148,11 @@ class _Run:
         try:
             self.progress(0.02, "finding tasks")
             found = find_tasks(
-                log, known=self.registry.tasks(), seed=self.seed, now=started_at, embedder=self.embedder
+                calls, known=self.registry.tasks(), seed=self.seed, now=started_at, embedder=self.embedder
             )
         except KeyboardInterrupt:
             self.interrupted = True
-        traces, usable = log.traces, log.usable
+        traces, usable = calls.traces, calls.usable
         manifest = Manifest(
             self.home.work,
             {
@@ -168,7 +168,7 @@ class _Run:
         if found is not None:
             unclustered = sum(task_id is None for task_id in found.assignment.values())
             try:
-                self._learn_found(found, log, names, manifest, usable)
+                self._learn_found(found, calls, names, manifest, usable)
             except KeyboardInterrupt:
                 self.interrupted = True
         report = LearnReport(
@@ -188,7 +188,7 @@ class _Run:
         return report
 
     def _learn_found(
-        self, found: Found, log: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
+        self, found: Found, calls: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = wanted_tasks(found.tasks, names)
@@ -198,7 +198,7 @@ class _Run:
         self.progress(0.06, "looking at the tasks' calls")
         matcher = Matcher([(task.id, task) for task in found.tasks])
         survey = survey_log(
-            log,
+            calls,
             found.assignment,
             lambda request: matcher.match(request).task_id,
             seed=self.seed,
@@ -237,7 +237,7 @@ class _Run:
             # one task's calls at a time are in memory
             self._one(
                 plan,
-                partial(survey.material, log, plan.task.id),
+                partial(survey.material, calls, plan.task.id),
                 self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
             )
             done += share

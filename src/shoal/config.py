@@ -135,7 +135,7 @@ class LearningConfig(_Section):
     #: a task needs this many calls before anything is trained for it
     min_calls: int = Field(default=200, ge=20)
     #: of a task's calls at most so many are learnt from, drawn by whole conversations; bounds the memory that training takes
-    max_calls_per_task: int = Field(default=50_000, ge=1000)
+    max_calls_per_task: int = Field(default=50_000, ge=20)
     seed: int = 0
     #: which calls a version is judged by: `conversation` (at random), `time` (of the conversations that ended last), or `auto`: `time`
     #: where timestamps follow conversations. Those that calibrate its contract are drawn at random from the whole log either way
@@ -169,6 +169,15 @@ class LearningConfig(_Section):
     )
     #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
     merge: bool = False
+
+    @model_validator(mode="after")
+    def _enough_to_train(self) -> LearningConfig:
+        if self.max_calls_per_task < self.min_calls:
+            raise ValueError(
+                f"`max_calls_per_task` must not be below `min_calls`, or nothing could be trained; got "
+                f"{self.max_calls_per_task} and {self.min_calls}"
+            )
+        return self
 
 
 class PlacementWeights(_Section):

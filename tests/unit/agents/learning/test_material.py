@@ -1,5 +1,6 @@
+import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -224,3 +225,34 @@ def test_local_only_calls_that_a_specialist_answered_make_their_task_private() -
         log = LearningLog(MemoryTraceStore([_trace("a"), *extra]))
         found = survey_log(log, {TraceId("a"): TASK}, lambda request: TASK, seed=0, most=10)
         assert found.tasks[TASK].private is private
+
+
+class _MadeAsRead(MemoryTraceStore):
+    """A log whose calls exist only while they are read."""
+
+    def __init__(self, count: int, chars: int) -> None:
+        super().__init__()
+        self._count, self._chars = count, chars
+
+    def scan(self, *, since: float = float("-inf")) -> Iterator[Trace]:
+        for i in range(self._count):
+            yield _trace(f"a{i}", messages=[{"role": "user", "content": str(i) + "x" * self._chars}])
+
+
+def test_the_memory_of_a_survey_does_not_grow_with_what_calls_say() -> None:
+    log = LearningLog(_MadeAsRead(500, chars=20_000))
+    assignment: dict[TraceId, TaskId | None] = {TraceId(f"a{i}"): TASK for i in range(500)}
+    tracemalloc.start()
+    try:
+        survey = survey_log(log, assignment, _nobody, seed=0, most=100)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(survey.tasks[TASK].ids) == 100
+    assert peak < 2_000_000  # the texts alone have 10 MB
+
+
+def test_a_log_that_is_read_stops_where_the_run_does() -> None:
+    log = LearningLog(MemoryTraceStore([_trace("a")]), stopped=lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        list(log)
