@@ -50,7 +50,7 @@ def call_options(
     texts: Sequence[str], functions: Sequence[FunctionSpec], filled: Sequence[Sequence[Filled]], sight: Sight
 ) -> Options:
     """The choice between each text and each function."""
-    said = [*_said(sight), *_ready(functions, filled, sight)]
+    said = _said(sight)
     base = np.array([hashed(name) for name in said], dtype=np.uint32)
     features: list[Ints] = [np.zeros(0, np.uint32)]
     features += [mixed(base, hashed(f"text {text}")) for text in texts[1:]]
@@ -153,21 +153,6 @@ def _of_call(function: FunctionSpec, filled: Sequence[Filled], sight: Sight) -> 
     names += [f"has {one.choice.arg.name}" for one in filled if one.given and not one.choice.arg.required]
     repeated = _repeats(function, filled, sight)
     names.append(f"repeats={repeated}")
-    return names
-
-
-def _ready(functions: Sequence[FunctionSpec], filled: Sequence[Sequence[Filled]], sight: Sight) -> list[str]:
-    """Which functions lack nothing that they need, and which of those take something that was just said: where one could be called,
-    another often is not."""
-    last = len(sight.read.conversation.turns) - 1
-    names = []
-    for function, own in zip(functions, filled, strict=True):
-        needed = [one for one in own if one.choice.arg.required]
-        if not needed or any(one.lacking > _LACKING for one in needed):
-            continue
-        names.append(f"could {function.name}")
-        if any(one.newest == last for one in needed):
-            names.append(f"could now {function.name}")
     return names
 
 
