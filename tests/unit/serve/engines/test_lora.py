@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,8 @@ from shoal.agents.learning.bases import NodeRoom
 from shoal.agents.learning.candidates import Prospect, trainer_of
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.lora import Rung, merge, train_lora
-from shoal.agents.learning.lora_run import LoraSettings
+from shoal.agents.learning.lora_executors import InProcess
+from shoal.agents.learning.lora_job import Hardware, LoraSettings
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.specialise import specialise
@@ -184,13 +185,21 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_little_memory_means_smaller_parts_and_the_same_weights(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True)
+class OnAMachine(InProcess):
+    """In this process, as if it were another machine's."""
+
+    machine: Hardware
+
+    def hardware(self) -> Hardware:
+        return self.machine
+
+
+def test_little_memory_means_smaller_parts_and_the_same_weights(tmp_path: Path, base: Path) -> None:
     rung = rung_of(base, replace(QUICK, min_steps=4, dropout=0.0))
     roomy = train_lora(TRAIN, CHOOSE[:16], tmp_path / "a", context(tmp_path / "wa"), rung=rung)
-    monkeypatch.setattr("shoal.agents.learning.lora._free_mb", lambda on_gpu: 502.5)
-    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=rung)
+    small = replace(rung, executor=OnAMachine(machine=Hardware(free_mb=502.5)))
+    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=small)
     assert (roomy.details["rows_at_once"], roomy.details["checkpointing"]) == (16, False)
     assert tight.details["rows_at_once"] < 16 and tight.details["checkpointing"]
     assert tight.details["choose_loss"] == pytest.approx(roomy.details["choose_loss"], rel=1e-4)
