@@ -198,7 +198,7 @@ def load_model(folder: Path, architecture: str, dtype: torch.dtype, *, four_bit:
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
         )
-        extra["device_map"] = {"": 0}
+        extra["device_map"] = {"": torch.cuda.current_device()}
     try:
         model = kind.from_pretrained(
             folder,

@@ -17,6 +17,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from shoal.agents.learning.lora_job import Trained
+
 _STATE = "state.json"
 _NOW, _BEST, _MOMENTS = "now.safetensors", "best.safetensors", "moments.safetensors"
 _PREFIX = "step-"
@@ -34,6 +36,8 @@ class RunState:
         now, best: low-rank weights under PEFT's names; `best` is empty before the first look.
         moments: of the optimiser, `<number>.<kind>`.
         adapter: PEFT's configuration.
+        cut, stopped_early: the clock, or `watched`, ended it. finished: no step is left.
+        loaded_mb: what loading the base took.
     """
 
     mark: str
@@ -45,11 +49,24 @@ class RunState:
     adapter: Any
     cut: bool = False
     stopped_early: bool = False
+    finished: bool = False
     loaded_mb: float = 0.0
 
     @property
     def best_loss(self) -> float:
         return min(self.losses, default=math.inf)
+
+    def trained(self) -> Trained:
+        """What came of the run so far."""
+        return Trained(
+            weights=self.best,
+            adapter=self.adapter,
+            step=self.step,
+            cut=self.cut,
+            stopped_early=self.stopped_early,
+            best_loss=self.best_loss,
+            loaded_mb=self.loaded_mb,
+        )
 
 
 def write_state(folder: Path, state: RunState) -> None:
@@ -65,6 +82,7 @@ def write_state(folder: Path, state: RunState) -> None:
         "losses": list(state.losses),
         "cut": state.cut,
         "stopped_early": state.stopped_early,
+        "finished": state.finished,
         "loaded_mb": state.loaded_mb,
     }
     (folder / _STATE).write_text(json.dumps(said), encoding="utf-8")
@@ -87,6 +105,7 @@ def read_state(folder: Path, mark: str) -> RunState | None:
             adapter=LoraConfig.from_pretrained(str(folder)),
             cut=bool(said["cut"]),
             stopped_early=bool(said["stopped_early"]),
+            finished=bool(said["finished"]),
             loaded_mb=float(said["loaded_mb"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -103,6 +122,13 @@ class Checkpoints(Protocol):
     def put(self, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint in place of the last one: the old one or the new one is there whole, whenever a kill comes."""
         ...
+
+
+def newest(checkpoints: Checkpoints, mark: str) -> RunState | None:
+    """The newest whole checkpoint of a run."""
+    return next(
+        (s for s in (read_state(folder, mark) for folder in checkpoints.found()) if s is not None), None
+    )
 
 
 class FolderCheckpoints:

@@ -28,6 +28,7 @@ from shoal.agents.learning.lora_job import (
     Trained,
 )
 from shoal.agents.learning.lora_run import LoraRun
+from shoal.agents.learning.speed import known_speeds, remember_speed, speed_of_this_machine
 from shoal.agents.learning.training import TrainContext
 from shoal.errors import DataError
 
@@ -38,16 +39,20 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InProcess:
-    """Implements `LoraExecutor`: one worker, here. `flops`: measured, see `speed.py`; None where nobody measured."""
+    """Implements `LoraExecutor`: one worker, here. `speeds`: the file that keeps what was measured; nothing is measured where None."""
 
-    flops: float | None = None
+    speeds: Path | None = None
 
     def hardware(self) -> Hardware:
-        return this_hardware(self.flops)
+        if self.speeds is None:
+            return this_hardware()
+        key, flops = speed_of_this_machine(known_speeds(self.speeds))
+        remember_speed(self.speeds, key, flops)
+        return this_hardware(flops)
 
     def run(self, job: LoraJob, context: TrainContext) -> Trained:
         checkpoints = FolderCheckpoints(context.work / CHECKPOINTS)
-        return carry_out(job, context, crew=Alone(), checkpoints=checkpoints).trained_weights()
+        return carry_out(job, context, crew=Alone(), checkpoints=checkpoints).state().trained()
 
 
 def this_hardware(flops: float | None = None) -> Hardware:
@@ -66,7 +71,7 @@ def this_hardware(flops: float | None = None) -> Hardware:
 
 def carry_out(job: LoraJob, context: TrainContext, *, crew: Crew, checkpoints: Checkpoints) -> LoraRun:
     """This process's part of a run, to its end. Raises as `LoraExecutor.run` does."""
-    folder = _files_of(job.base)
+    folder = files_of(job.base)
     before = _held_mb()
     if crew.rank == 0:
         context.progress(0.0, f"loading {job.base.model}")
@@ -81,7 +86,8 @@ def carry_out(job: LoraJob, context: TrainContext, *, crew: Crew, checkpoints: C
     return run
 
 
-def _files_of(base: Base) -> Path:
+def files_of(base: Base) -> Path:
+    """The folder of a job's base on this machine. Raises DataError where it is not there, or is not what the job is about."""
     folder, _ = locate(base.model, base.revision)
     if digest_of(folder) != base.sha256:
         raise DataError(

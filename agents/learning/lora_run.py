@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-from shoal.agents.learning.lora_checkpoints import Checkpoints, RunState, read_state, write_state
+from shoal.agents.learning.lora_checkpoints import Checkpoints, RunState, newest, write_state
 from shoal.agents.learning.lora_crew import Crew
-from shoal.agents.learning.lora_job import LoraJob, Pair, Trained
+from shoal.agents.learning.lora_job import LoraJob, LoraSettings, Pair
 from shoal.agents.learning.training import TrainContext
 
 #: of the time given, what a run that is far slower than reckoned may take
@@ -28,6 +28,18 @@ EVALUATIONS = 12
 #: so many looks at `watched` without a better one end the run
 PATIENCE = 3
 _IGNORED = -100
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """PEFT's configuration: low-rank weights beside all linear layers but the output's."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
 
 
 def with_adapter(base: Any, adapter: LoraConfig, name: str) -> PeftModel:
@@ -70,14 +82,7 @@ class LoraRun:
         self.settings, self.plan, self.mark = job.settings, job.plan, job.mark
         self.device = next(base.parameters()).device
         torch.manual_seed(job.seed)
-        self.adapter = LoraConfig(
-            r=self.settings.rank,
-            lora_alpha=self.settings.alpha,
-            lora_dropout=self.settings.dropout,
-            target_modules="all-linear",
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
+        self.adapter = lora_config(self.settings)
         base.config.use_cache = False
         if job.fit.checkpointing:
             _forget_activations(base)
@@ -98,6 +103,8 @@ class LoraRun:
         self.loaded_mb = 0.0
         self.cut = False
         self.stopped_early = False
+        #: no step is left; a run that is resumed so takes none
+        self.finished = False
         self.best_loss = math.inf
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[float] = []
@@ -112,7 +119,8 @@ class LoraRun:
         self.entered = (self.context.monotonic(), self.step / self.plan.steps)
         batches = self._batches(self.step)
         done, told = self._standing()
-        while done < 1.0 and not self.stopped_early:
+        self.finished = self.finished or done >= 1.0
+        while not self.finished:
             if told:
                 self._keep()
                 raise KeyboardInterrupt
@@ -121,22 +129,11 @@ class LoraRun:
             before, (done, told) = done, self._standing()
             if int(done * EVALUATIONS) > int(before * EVALUATIONS):
                 self._evaluate()
+                self.finished = done >= 1.0 or self.stopped_early
                 self._keep()
         if not self.best:
             self._evaluate()
             self._keep()
-
-    def trained_weights(self) -> Trained:
-        """What came of it."""
-        return Trained(
-            weights=self.best,
-            adapter=self.adapter,
-            step=self.step,
-            cut=self.cut,
-            stopped_early=self.stopped_early,
-            best_loss=self.best_loss,
-            loaded_mb=self.loaded_mb,
-        )
 
     def _standing(self) -> tuple[float, bool]:
         """(share of the run that is behind it, whether it is to stop), the same in each process of the crew."""
@@ -231,13 +228,13 @@ class LoraRun:
         state: Mapping[str, torch.Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return {name: weight.detach().cpu().clone().contiguous() for name, weight in state.items()}
 
-    def _keep(self) -> None:
+    def state(self) -> RunState:
         moments = {
             f"{number}.{name}": value.detach().cpu().contiguous()
             for number, entry in self.optimiser.state_dict()["state"].items()
             for name, value in entry.items()
         }
-        state = RunState(
+        return RunState(
             mark=self.mark,
             step=self.step,
             losses=tuple(self.losses),
@@ -247,18 +244,18 @@ class LoraRun:
             adapter=self.adapter,
             cut=self.cut,
             stopped_early=self.stopped_early,
+            finished=self.finished,
             loaded_mb=self.loaded_mb,
         )
-        self.checkpoints.put(self.step, lambda folder: write_state(folder, state))
+
+    def _keep(self) -> None:
+        self.checkpoints.put(self.step, lambda folder: write_state(folder, self.state()))
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint of this very run."""
-        for folder in self.checkpoints.found():
-            if (state := read_state(folder, self.mark)) is not None:
-                self._take(state)
-                return
-
-    def _take(self, state: RunState) -> None:
+        state = newest(self.checkpoints, self.mark)
+        if state is None:
+            return
         set_peft_model_state_dict(self.model, dict(state.now))
         entries: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, value in state.moments.items():
@@ -267,4 +264,5 @@ class LoraRun:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": dict(entries), "param_groups": groups})
         self.step, self.losses, self.best = state.step, list(state.losses), dict(state.best)
-        self.best_loss, self.stopped_early, self.cut = state.best_loss, state.stopped_early, state.cut
+        self.best_loss, self.cut = state.best_loss, state.cut
+        self.stopped_early, self.finished = state.stopped_early, state.finished
