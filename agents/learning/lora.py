@@ -176,6 +176,8 @@ def train_lora(
             "memory_mb": round(
                 base.serving_mb(read.prompt + most) + max(0.0, run.loaded_mb - base.weights_mb), 1
             ),
+            # versions with the same share one base in memory
+            "shares": "" if rung.merge else f"{base.sha256[:12]}-{facts['dtype']}",
             "device": "cuda" if hardware.gpu else "cpu",
         },
     )

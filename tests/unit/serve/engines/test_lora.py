@@ -311,6 +311,7 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
     assert card["base"]["model"] == str(base) and card["base"]["licence"] == "apache-2.0"
     assert card["parents"][0]["sha256"] == card["base"]["sha256"] != ""
     assert version.needs["memory_mb"] > 400
+    assert version.needs["base"] == f"{card['base']['sha256'][:12]}-float32"
     assert load(home.models / version.folder, version.sha256).answer([ask("now the red nut")])[0].content == (
         '{"action": "stop", "thing": "nut"}'
     )
