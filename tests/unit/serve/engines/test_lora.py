@@ -205,6 +205,32 @@ def test_little_memory_means_smaller_parts_and_the_same_weights(tmp_path: Path, 
     assert tight.details["choose_loss"] == pytest.approx(roomy.details["choose_loss"], rel=1e-4)
 
 
+def test_in_bf16_a_base_is_trained_and_answers_alike_merged_and_unmerged(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch computes in bf16 on any CPU, if slowly; where the CPU does so by itself, large bases are trained like this
+    monkeypatch.setattr("shoal.agents.learning.base_files._SMALL", 0)
+    monkeypatch.setattr("shoal.agents.learning.lora.has_bf16", lambda: True)
+    rung = rung_of(base, LEARNS)
+    report = train(
+        replace(rung, executor=OnAMachine(machine=Hardware(free_mb=8_000, bf16=True))), tmp_path / "version"
+    )
+    assert (report.details["dtype"], report.details["trained_in"]) == ("bfloat16", "bfloat16")
+    merged = merged_copy(tmp_path / "version", rung.folder, tmp_path / "merged")
+    requests = [e.request for e in CHOOSE]
+    apart = LoraEngine.load(tmp_path / "version", BaseCache())
+    with apart.shared.turn(apart.adapter) as model:
+        assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    first, second = apart.answer(requests), load(merged).answer(requests)
+    right = [
+        json.loads(a.content or "{}") == json.loads(e.content) for a, e in zip(first, CHOOSE, strict=True)
+    ]
+    assert sum(right) >= 36
+    assert sum(a.content == b.content for a, b in zip(first, second, strict=True)) >= 39
+    for one, other in zip(first, second, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=0.05)
+
+
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path, base: Path) -> None:
     ticks = iter(range(0, 100_000, 20))
     slow = context(tmp_path / "w", monotonic=lambda: float(next(ticks)))
