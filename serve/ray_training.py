@@ -117,7 +117,9 @@ class RayExecutor:
         state = newest(kept, job.mark)
         if state is not None and state.finished:
             return state.trained()
-        line = ray.remote(num_cpus=0)(Line).remote()
+        # beside this process, so that no other node's end takes it away
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        line = ray.remote(num_cpus=0, label_selector=here)(Line).remote()
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"job": job, "line": line},
