@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from shoal.agents.ports import Clock, Generalist
-from shoal.agents.registry.records import VersionState
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
 from shoal.agents.traces.tokens import estimate_usage, usage_of
 from shoal.agents.traces.trace import TraceId
@@ -24,7 +23,7 @@ from shoal.errors import (
     PrivacyViolation,
     ShoalError,
 )
-from shoal.serve.agent_calls import PREFIX, is_agent
+from shoal.serve.agent_calls import is_agent
 from shoal.serve.asking import Asking
 from shoal.serve.background import Background
 from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with_conversation
@@ -33,6 +32,7 @@ from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
 from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
+from shoal.serve.model_list import model_objects, named
 from shoal.serve.ports import (
     FeedbackGiven,
     Judge,
@@ -232,32 +232,14 @@ class ChatService:
 
     async def models(self) -> list[dict[str, Any]]:
         """OpenAI's model objects: what `model` may be, right now."""
-        found = [("auto", "shoal")]
-        if self._generalist is not None:
-            found += [("generalist", "shoal"), (self._generalist.model, "generalist")]
+        generalist = None if self._generalist is None else self._generalist.model
         router = self._router()
-        if router is not None:
-            live = (VersionState.SERVING, VersionState.CANARY)
-            found += [
-                (f"specialist/{route.name}", "shoal")
-                for route in router.snapshot.routes
-                if any(performer.state in live for performer in route.performers)
-            ]
-        if self._plans is not None:
-            found += [(f"{PREFIX}{name}", "shoal") for name in await self._plans.names()]
-        names = dict(found)
-        return [
-            {"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in names.items()
-        ]
+        plans = () if self._plans is None else await self._plans.names()
+        return model_objects(generalist, None if router is None else router.snapshot, plans)
 
     async def model(self, name: str) -> dict[str, Any]:
         """One of `models`. Raises NotFound."""
-        for model in await self.models():
-            if model["id"] == name:
-                return model
-        raise NotFound(
-            f"There is no model {name!r} here.", remedy="GET /v1/models lists them.", param="model"
-        )
+        return named(name, await self.models())
 
     def unready(self) -> list[str]:
         """Why the gateway should get no calls yet; empty when it should."""

@@ -18,6 +18,7 @@ from shoal.agents.feedback.lessons import lessons_of
 from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
 from shoal.agents.learning.learning_log import LearningLog
+from shoal.agents.learning.lora_job import LoraExecutor
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.planning import plan_tasks, wanted_tasks
@@ -59,6 +60,7 @@ def learn(
     trainers: Trainers = trainer_of,
     opinions: SecondOpinions = _NOBODY,
     embedder: Embedder | None = None,
+    executor: LoraExecutor | None = None,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -70,7 +72,9 @@ def learn(
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
-        embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that `learning.embedder` names where None.
+        embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that
+            `learning.embedder` names where None.
+        executor: who trains pretrained bases; this process where None.
 
     Raises:
         DataError: there are no traces.
@@ -92,6 +96,7 @@ def learn(
         trainers=trainers,
         opinions=opinions,
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
+        executor=executor,
     )
     return run.go(store, tasks, feedback)
 
@@ -113,6 +118,7 @@ class _Run:
         trainers: Trainers,
         opinions: SecondOpinions,
         embedder: Embedder | None,
+        executor: LoraExecutor | None,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -127,6 +133,7 @@ class _Run:
         self.trainers = trainers
         self.opinions = opinions
         self.embedder = embedder
+        self.executor = executor
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -192,7 +199,7 @@ class _Run:
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = wanted_tasks(found.tasks, names)
-        self.rungs = Rungs.survey(self.config)
+        self.rungs = Rungs.survey(self.config, executor=self.executor, speeds=self.home.work / "speed.json")
         if self.config.learning.bases:
             manifest.note(bases=self.rungs.to_dict())
         self.progress(0.06, "looking at the tasks' calls")

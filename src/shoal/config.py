@@ -169,6 +169,13 @@ class LearningConfig(_Section):
     )
     #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
     merge: bool = False
+    #: hold a base's weights in 4 bits while it is trained (QLoRA): `auto` where it is large for the GPU that there is; `always` refuses
+    #: a base where that cannot be had, as on a machine without a GPU
+    four_bit: Literal["auto", "always", "never"] = "auto"
+    #: processes that share the training of a pretrained base, on the Ray cluster of the running site (Ray Train)
+    workers: int = Field(default=1, ge=1, le=64)
+    #: where those workers keep checkpoints: a folder or object store that all nodes reach; the data folder where empty
+    storage_path: str = ""
 
     @model_validator(mode="after")
     def _enough_to_train(self) -> LearningConfig:

@@ -36,6 +36,7 @@ from shoal.serve.advisers import second_opinions
 from shoal.serve.engines import load
 from shoal.serve.judging import read_slot_rules
 from shoal.serve.site_record import read_record
+from shoal.serve.training import training
 
 #: errors of a log that are spelled out
 _NAMED_FAULTS = 5
@@ -67,7 +68,11 @@ def run_learn(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loader: EngineLoader = load
     registry = open_registry(home)
-    with recorded_run(registry, tasks) as note, fraction_bar("learning", progress) as tell:
+    with (
+        recorded_run(registry, tasks) as note,
+        fraction_bar("learning", progress) as tell,
+        training(home, config) as executor,
+    ):
         report = learn(
             store=open_traces(home, config),
             registry=registry,
@@ -82,6 +87,7 @@ def run_learn(
             feedback=registry.feedback(),
             progress=tell,
             opinions=second_opinions(config, ask_twice=ask_twice),
+            executor=executor,
         ).to_dict()
         note(report)
     return report
