@@ -1,6 +1,8 @@
-"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted. A pure state machine.
+"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted, where its inputs
+drifted, where its contract was broken. A pure state machine.
 
-`handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time.
+`handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time. A run over all tasks finds
+the tasks anew, and that is how the router is retrained: it decides by what the tasks look like.
 What counts is what came since a task was last learnt: since the start of the last run that included it, or since its newest version
 was made where no known run made it.
 """
@@ -64,6 +66,30 @@ class TracesSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSeen:
+    """What comes in for a task is no longer what its specialist was trained on. `NO_TASK` where work that no task knows recurs.
+
+    Attributes:
+        reason: for people; it becomes the run's reason.
+        at: seconds since the epoch; what was seen before the task was last learnt counts no more.
+    """
+
+    task_id: TaskId
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractBroken:
+    """A version was taken back, because its answers were wrong more often than its contract allows. Fields as of `DriftSeen`."""
+
+    task_id: TaskId
+    version_key: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearningAsked:
     """Somebody wants a run. `tasks`: ids; empty for all."""
 
@@ -95,7 +121,15 @@ class Ticked:
 
 
 Event: TypeAlias = (
-    TasksRead | FeedbackSeen | TracesSeen | LearningAsked | LearningStarted | LearningEnded | Ticked
+    TasksRead
+    | FeedbackSeen
+    | TracesSeen
+    | DriftSeen
+    | ContractBroken
+    | LearningAsked
+    | LearningStarted
+    | LearningEnded
+    | Ticked
 )
 
 
@@ -117,6 +151,8 @@ class Schedule:
         #: task -> trace -> when it was contradicted
         self._contradicted: dict[TaskId, dict[str, float]] = {}
         self._times: dict[TaskId, list[float]] = {}
+        #: task -> when its world was last seen to have changed, and how
+        self._changed: dict[TaskId, tuple[float, str]] = {}
         #: spans of all runs that are known, from start to end
         self._runs: list[tuple[float, float]] = []
         #: task -> start of the last run that included it and came to its end
@@ -141,6 +177,9 @@ class Schedule:
         elif isinstance(event, TracesSeen):
             for task_id, times in event.times.items():
                 self._times.setdefault(task_id, []).extend(times)
+        elif isinstance(event, DriftSeen | ContractBroken):
+            if event.at >= self._changed.get(event.task_id, (event.at, ""))[0]:
+                self._changed[event.task_id] = (event.at, event.reason)
         elif isinstance(event, LearningAsked):
             both = bool(event.tasks) and self._asked != ()
             self._asked = tuple(dict.fromkeys((*(self._asked or ()), *event.tasks))) if both else ()
@@ -178,6 +217,15 @@ class Schedule:
             if times and min(times) <= since:
                 times[:] = [at for at in times if at > since]
         return {task_id: len(times) for task_id, times in self._times.items() if times}
+
+    def changes(self) -> dict[TaskId, str]:
+        """Why each task's world has changed since it was last learnt; only tasks whose world has."""
+        self._changed = {
+            task_id: (at, reason)
+            for task_id, (at, reason) in self._changed.items()
+            if at > self.learnt_at(task_id)
+        }
+        return {task_id: reason for task_id, (_, reason) in self._changed.items()}
 
     def _in_run(self, version: Version) -> bool:
         spans = list(self._runs)
@@ -235,16 +283,18 @@ class Schedule:
         return self._grown()
 
     def _grown(self) -> StartLearning | None:
-        """Tasks of which enough has come."""
-        why: dict[TaskId, str] = {}
+        """Tasks whose world has changed, or of which enough has come."""
+        why: dict[TaskId, str] = {
+            task_id: reason for task_id, reason in self.changes().items() if self._is_learnable(task_id)
+        }
         if self._policy.every_traces:
             for task_id, count in self.growth().items():
                 if count >= self._policy.every_traces and self._is_learnable(task_id):
-                    why[task_id] = f"{count:,} new calls of {self._name(task_id)}"
+                    why.setdefault(task_id, f"{count:,} new calls of {self._name(task_id)}")
         if self._policy.min_corrections:
             for task_id, count in self.contradictions().items():
                 if count >= self._policy.min_corrections and self._is_learnable(task_id):
-                    why[task_id] = f"{count:,} answers of {self._name(task_id)} were contradicted"
+                    why.setdefault(task_id, f"{count:,} answers of {self._name(task_id)} were contradicted")
         if not why:
             return None
         tasks = () if NO_TASK in why else tuple(why)
