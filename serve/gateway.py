@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Gateway:
         self._config = Config.model_validate(config)
         self._registry = SqlRegistry(self._home.database)
         self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
-        self._learning = RemoteLearning(self._actors, self._registry)
+        self._learning = RemoteLearning(self._actors, self._registry, sender=f"gateway-{uuid.uuid4().hex}")
         self._auth = Authenticator(
             SqlKeys(self._registry),
             clock=SystemClock(),
@@ -96,6 +97,7 @@ class Gateway:
     async def __del__(self) -> None:
         await self._grpc.stop()
         await self._site.close()
+        await self._learning.close()
         await self._auth.close()
         self._registry.close()
 

@@ -25,6 +25,7 @@ from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_di
 from shoal.agents.learning.splits import calibration_share, choose_share
 from shoal.agents.learning.volume import Volume, volumes
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
+from shoal.agents.registry.lifecycle import Move
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 from shoal.agents.tasks.finder import Found, find_tasks
@@ -365,14 +366,17 @@ class _Run:
 
     def _register(self, version: Version) -> None:
         """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
-        self.registry.add_version(version)
-        if version.state != VersionState.SHADOW:
-            return
-        for old in self.registry.versions(version.task_id):
-            if old.state == VersionState.SHADOW and old.number < version.number:
-                self.registry.set_state(
-                    old.key, VersionState.RETIRED, reason=f"version {version.number} was learnt"
-                )
+        replaced = [
+            Move(
+                version_key=old.key,
+                before=old.state,
+                after=VersionState.RETIRED,
+                reason=f"version {version.number} was learnt",
+            )
+            for old in self.registry.versions(version.task_id)
+            if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
+        ]
+        self.registry.add_version(version, moves=replaced)
 
     def _close(
         self,

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -72,10 +72,12 @@ versions = Table(
     Column("needs", JSON, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("served_at", Double),
     UniqueConstraint("task_id", "number"),
 )
 
-#: what happened to a version; `from_state` is empty for its birth
+#: what happened to a version; `from_state` is empty for its birth, `to_state` where a run gave it up. `asker` and `epoch` (the one that
+#: the step made) are empty where an older Shoal wrote it. A version takes one step in an epoch
 version_events = Table(
     "version_events",
     metadata,
@@ -85,8 +87,22 @@ version_events = Table(
     Column("from_state", String(20), nullable=False),
     Column("to_state", String(20), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("asker", String(20), nullable=False, server_default=""),
+    Column("epoch", BigInteger),
     Column("at", Double, nullable=False),
     Index("ix_version_events_version", "task_id", "number"),
+    Index("ix_version_events_epoch", "epoch", "task_id", "number", unique=True),
+)
+
+#: versions that runs are making now, with the process that makes each
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("task_id", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_created_at", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
 )
 
 #: the owner's word on tasks, which outlives relearning
@@ -135,6 +151,15 @@ comparisons = Table(
     Column("compared", Integer, nullable=False),
     Column("agreed", Integer, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+#: who sends comparisons, and up to which of its numbers they are counted
+senders = Table(
+    "senders",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("counted", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
 )
 
 #: plans by name, as `Plan.to_dict` gives them
