@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
@@ -26,12 +24,13 @@ def version(number: int, state: VersionState) -> Version:
         alpha=0.05,
         delta=0.05,
         reason="Only 40% are right",
+        served_at=1.0 if state is VersionState.RETIRED else None,
     )
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> SqlRegistry:
-    registry = SqlRegistry(tmp_path / "shoal.db")
+def registry(database: str) -> SqlRegistry:
+    registry = SqlRegistry(database)
     registry.put_tasks([TASK])
     return registry
 
