@@ -147,6 +147,14 @@ class Registry(Protocol):
         """`moves`: of other versions, in the same change, at the gate's word."""
         ...
 
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        """This process trains a version, until `add_version` or `end_training`. Raises Conflict where another one does."""
+        ...
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        """There will be no such version. No error where it is not being trained."""
+        ...
+
     def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
         """Carry out what was decided at `epoch` (None for any): all of it or nothing, as one change, which is kept in the history.
 

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from shoal.agents.feedback.version_events import version_events
 from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, PLANS_GROUP, ROUTER_NAME
@@ -92,6 +93,7 @@ class Gateway:
             max_body_bytes=self._config.serve.max_body_bytes,
             apply=self._apply_placement,
             learning=self._learning,
+            history=functools.partial(version_events, self._registry),
         )
 
     async def __del__(self) -> None:

@@ -39,7 +39,7 @@ class Batch:
     events: tuple[Event, ...]
     sender: str = ""
     first: int = 1
-    kept: Callable[[], None] = lambda: None
+    kept: Callable[[], object] = lambda: None
 
 
 class Counting:
@@ -51,7 +51,7 @@ class Counting:
         self._seen: dict[str, int] = {}
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
         self._senders: dict[str, int] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], object]] = []
 
     def take(self, batch: Batch) -> Iterator[Event]:
         """Those events of a batch that were not seen before."""

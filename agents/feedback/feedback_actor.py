@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,7 +86,7 @@ class FeedbackActor:
             events=tuple(comparison_of(data) for data in comparisons),
             sender=sender,
             first=first,
-            kept=lambda: loop.call_soon_threadsafe(kept.set),
+            kept=partial(loop.call_soon_threadsafe, kept.set),
         )
         if not self._loop.observe_batch(batch):
             return False

@@ -329,6 +329,7 @@ class _Run:
             stopped=self.stopped,
             opinions=self.opinions,
         )
+        self.registry.begin_training(plan.task.id, number)
         try:
             version, verdict, cut = specialise(plan, number, tools)
             self._register(version)
@@ -355,6 +356,9 @@ class _Run:
             reason = f"Training failed: {type(error).__name__}: {error}"
             self._close(plan, "error", reason, seconds=self.clock.monotonic() - started)
             return
+        finally:
+            # nothing where it became a version
+            self.registry.end_training(plan.task.id, number, reason="its run came to no version of it")
         self._close(
             plan,
             verdict.outcome,

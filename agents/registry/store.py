@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from shoal.agents.registry import tables as t
-from shoal.agents.registry import versions
+from shoal.agents.registry import trainings, versions
 from shoal.agents.registry.database import Database, upsert
 from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
+from shoal.agents.registry.trainings import Training
 from shoal.errors import Conflict, InvalidRequest, NotFound, StaleDecision
 
 _SENDER_GONE_S = 30 * 86400.0
@@ -164,6 +166,45 @@ class SqlRegistry:
         with self.database.read() as connection:
             return versions.history(connection, key)
 
+    def events(self, *, task_id: TaskId | None = None, since: float | None = None) -> list[dict[str, Any]]:
+        """What happened to all versions, or those of a task, oldest first; see `versions.history`."""
+        with self.database.read() as connection:
+            return versions.history(connection, task_id=task_id, since=since)
+
+    # -- versions that are being trained
+
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        """This process trains a version from now on. Ends with `add_version` or `end_training`, or with the process.
+
+        Raises:
+            Conflict: another process trains it.
+        """
+        key = f"{task_id}@{number}"
+        process = psutil.Process()
+        for other in self.trainings(gone=True):
+            if other.key == key and other.alive and other.pid != process.pid:
+                raise Conflict(
+                    f"{key} is being trained by process {other.pid}.", remedy="Wait until it ends."
+                )
+            if other.key == key or not other.alive:
+                self.end_training(other.task_id, other.number, reason="its run died")
+        with self._change() as (connection, epoch):
+            trainings.begin(connection, key, process, epoch=epoch, now=self._clock.now())
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        """There will be no such version: its run failed, or was stopped. No error where it is not being trained."""
+        key = f"{task_id}@{number}"
+        if all(training.key != key for training in self.trainings(gone=True)):
+            return
+        with self._change() as (connection, epoch):
+            trainings.give_up(connection, key, reason, epoch=epoch, now=self._clock.now())
+
+    def trainings(self, *, gone: bool = False) -> list[Training]:
+        """Versions that are being trained now, oldest first. `gone`: also those whose process is gone."""
+        with self.database.read() as connection:
+            found = trainings.read(connection)
+        return [training for training in found if gone or training.alive]
+
     def next_number(self, task_id: TaskId) -> int:
         """The number for a task's next version; those of removed ones are not used again."""
         with self.database.read() as connection:
@@ -276,7 +317,7 @@ class SqlRegistry:
                     )
                 task_id, number = versions.split_key(key)
                 c = t.comparisons.c
-                row = {"compared": compared, "agreed": agreed, "updated_at": now}
+                row: dict[str, Any] = {"compared": compared, "agreed": agreed, "updated_at": now}
                 more = {**row, "compared": c.compared + compared, "agreed": c.agreed + agreed}
                 row |= {"task_id": task_id, "number": number, "stage": stage}
                 upsert(connection, t.comparisons, row, more)

@@ -77,6 +77,12 @@ class ListRegistry:
     def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
         self.version_list.append(version)
 
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        raise NotImplementedError("a report trains nothing")
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        raise NotImplementedError("a report trains nothing")
+
     def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
         raise NotImplementedError("a report moves nothing")
 
