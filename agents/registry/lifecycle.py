@@ -8,10 +8,10 @@ No state is skipped on evidence alone; the owner may. `REJECTED` is the gate's n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from shoal.agents.registry.records import VersionState
 from shoal.errors import Conflict
@@ -91,3 +91,44 @@ def check_move(version_key: str, before: Place, after: Place, asker: Asker) -> N
         f"{asked}: the way is training, shadow, canary, serving.",
         remedy=f"From {before or 'nowhere'} {asker} may ask for {', '.join(ways) or 'nothing'}.",
     )
+
+
+def history_faults(events: Sequence[Mapping[str, Any]], states: Mapping[str, VersionState]) -> list[str]:
+    """What in a registry's whole history is against the table, in words; empty where all is well.
+
+    Args:
+        events: as `versions.history` gives them, oldest first, of a registry that no version was removed from.
+        states: version key -> where it stands now.
+
+    Looks for: a step that does not begin where the last one ended; one that the table does not have, or not for who asked; two verdicts
+    in one epoch; two versions of a task that serve at once; a version that stands elsewhere than its history says.
+    """
+    faults = []
+    at: dict[str, str] = {}
+    epochs: dict[int, tuple[str, str]] = {}
+    for number, event in enumerate(events):
+        key, before, after, asker = (str(event[name]) for name in ("version", "from", "to", "asker"))
+        task = key.rpartition("@")[0]
+        step = f"{key} {before or 'nowhere'} -> {after or 'nowhere'} at epoch {event['epoch']}"
+        if at.get(key, "") != before:
+            faults.append(f"{step}: but it was {at.get(key) or 'nowhere'}")
+        allowed = TRANSITIONS.get((_place(before), _place(after)), frozenset())
+        born = not before and after != VersionState.TRAINING  # it was trained elsewhere
+        if not born and asker not in allowed:
+            faults.append(f"{step}: not at the word of {asker}")
+        verdict = epochs.setdefault(event["epoch"], (task, asker))
+        if verdict != (task, asker):
+            faults.append(f"{step}: {verdict} had its verdict in this epoch")
+        at[key] = after
+        last_of_epoch = number + 1 == len(events) or events[number + 1]["epoch"] != event["epoch"]
+        serving = [k for k, state in at.items() if state == "serving" and k.rpartition("@")[0] == task]
+        if last_of_epoch and len(serving) > 1:
+            faults.append(f"{step}: {' and '.join(serving)} serve at once")
+    known = {key: state for key, state in at.items() if state not in ("", VersionState.TRAINING)}
+    if known != dict(states):
+        faults.append(f"the versions stand at {dict(states)}, but their history says {known}")
+    return faults
+
+
+def _place(name: str) -> Place:
+    return VersionState(name) if name else None
