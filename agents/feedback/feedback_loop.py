@@ -145,6 +145,8 @@ class FeedbackLoop:
         self._batches: queue.Queue[Batch] = queue.Queue(_MOST_WAITING)
         self._counting = Counting(registry)
         self._epoch = -1
+        #: a decision was not carried out
+        self._read_again = False
         self._recalled = False
         self._resting = False
         self._looked_at = float("-inf")
@@ -201,7 +203,8 @@ class FeedbackLoop:
         try:
             self._recall()
             epoch = self._registry.epoch()
-            if epoch != self._epoch:
+            if epoch != self._epoch or self._read_again:
+                self._read_again = False
                 self._carry_out(self._state.handle(self._read_registry(epoch)))
                 self._epoch = epoch
                 self._reader.learnt_before = self._state.schedule.learnt_before()
@@ -212,12 +215,8 @@ class FeedbackLoop:
                 self._looked_at = now
                 self._look()
             self.standing.trouble = ""
-        except StaleDecision as error:
-            # somebody else has changed the registry: it is read, and all is decided anew
-            self._epoch = -1
-            log.info("%s", error)
         except ShoalError as error:
-            self._epoch = -1
+            self._read_again = True
             self.standing.trouble = str(error)
             log.warning("%s", error)
 
@@ -269,7 +268,12 @@ class FeedbackLoop:
     def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if isinstance(command, MoveVersions):
-                carry_out(self._registry, command)
+                try:
+                    carry_out(self._registry, command)
+                except StaleDecision as error:
+                    # somebody else has changed the registry: it is read, and all is decided anew
+                    self._read_again = True
+                    log.info("%s", error)
             elif isinstance(command, StartLearning):
                 self._begin(command)
 

@@ -137,7 +137,7 @@ def be_owner(database: str, pipe: Connection, seed: int) -> None:
                 pause_version(registry, chance.choice(versions))
             else:
                 rollback_task(registry, task)
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def _train(registry: SqlRegistry, task: Task, versions: list[Version]) -> None:
