@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,8 @@ _BUSY_TIMEOUT_S = 10
 _WRITES = "shoal_writes"
 #: of PostgreSQL's advisory locks: who holds it is the only one that writes
 _WRITE_LOCK = 7306271
+#: in JSON, the one key of what stands for a float that is not finite
+_NOT_FINITE = "$float"
 
 
 class Database:
@@ -138,7 +142,28 @@ def _make_server_engine(url: str) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
+        json_serializer=_write_json,
+        json_deserializer=_read_json,
         connect_args=options,
+    )
+
+
+def _write_json(value: Any) -> str:
+    """PostgreSQL's JSON has no infinity and no NaN, which bounds of figures may be."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_NOT_FINITE: repr(value)}
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(
+        text, object_hook=lambda found: float(found[_NOT_FINITE]) if found.keys() == {_NOT_FINITE} else found
     )
 
 
@@ -210,7 +235,9 @@ def _upgrade(connection: Connection, revision: str | None, name: str) -> None:
 
 
 def _shoal_error(name: str, error: DBAPIError) -> ShoalError:
-    reason = str(error.orig).strip()
+    # of PostgreSQL's words only the first line: the others quote what was to be written
+    diagnosis = getattr(error.orig, "diag", None)
+    reason = getattr(diagnosis, "message_primary", None) or str(error.orig).strip().split("\n")[0]
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
     #: PostgreSQL's, of five characters (its manual, appendix A)
     state = getattr(error.orig, "sqlstate", None) or ""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 
@@ -32,6 +33,19 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Words(TypeDecorator[str]):
+    """Text that people or models wrote. PostgreSQL takes no NUL, and no database half a surrogate pair: they become U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
 
 #: one row: the number of changes of tasks, versions and corrections so far
 meta = Table(
@@ -48,10 +62,10 @@ tasks = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("output_kind", String(20), nullable=False),
     Column("calls", Integer, nullable=False),
-    Column("description", Text, nullable=False),
+    Column("description", Words, nullable=False),
     Column("match", JSON, nullable=False),
     Column("excluded", Boolean, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("created_at", Double, nullable=False),
 )
 
@@ -63,14 +77,14 @@ versions = Table(
     Column("number", Integer, nullable=False),
     Column("kind", String(50), nullable=False),
     Column("state", String(20), nullable=False),
-    Column("folder", Text, nullable=False),
+    Column("folder", Words, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("threshold", Double, nullable=False),
     Column("alpha", Double, nullable=False),
     Column("delta", Double, nullable=False),
     Column("evidence", JSON, nullable=False),
     Column("needs", JSON, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("served_at", Double),
     UniqueConstraint("task_id", "number"),
@@ -86,7 +100,7 @@ version_events = Table(
     Column("number", Integer, nullable=False),
     Column("from_state", String(20), nullable=False),
     Column("to_state", String(20), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("asker", String(20), nullable=False, server_default=""),
     Column("epoch", BigInteger),
     Column("at", Double, nullable=False),
@@ -136,7 +150,7 @@ feedback = Table(
     Column("trace_id", String(200), nullable=False, index=True),
     Column("score", Double),
     Column("correction", JSON),
-    Column("comment", Text, nullable=False),
+    Column("comment", Words, nullable=False),
     Column("client_id", String(200), nullable=False),
     Column("at", Double, nullable=False),
 )
@@ -223,7 +237,7 @@ learning_runs = Table(
     "learning_runs",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("tasks", JSON, nullable=False),
     Column("state", String(20), nullable=False),
     Column("pid", Integer),

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from postgres import Server
+from sqlalchemy import insert, text
 
 from shoal.agents.fakes import FakeClock
 from shoal.agents.registry import database as opening
@@ -302,3 +303,53 @@ def test_a_database_without_a_driver_is_wrong_configuration_and_shows_no_passwor
 def test_a_sqlite_url_is_as_good_as_a_path(tmp_path: Path) -> None:
     SqlRegistry(f"sqlite:///{tmp_path}/x.db").put_tasks([task("a")])
     assert [t.name for t in SqlRegistry(tmp_path / "x.db").tasks()] == ["a"]
+
+
+def test_figures_without_a_bound_come_back_as_they_went_in(registry: SqlRegistry) -> None:
+    registry.put_tasks([task("a")])
+    evidence = {"low": float("-inf"), "of": [{"high": float("inf"), "n": 3}], "said": "Infinity"}
+    registry.add_version(version(evidence=evidence))
+    assert registry.versions()[0].evidence == evidence
+
+
+def test_what_a_client_wrote_is_kept_whatever_characters_it_has(registry: SqlRegistry) -> None:
+    registry.add_feedback("t", comment="a\0b \ud800 ☃")
+    correction = {"role": "assistant", "content": "a\0b \ud800"}
+    registry.add_feedback("t", correction=correction)
+    first, second = registry.feedback("t")
+    assert first["comment"].startswith("a\ufffdb \ufffd") and first["comment"].endswith(" ☃")
+    assert second["correction"] == correction
+
+
+def test_an_error_of_the_database_quotes_nothing_that_was_to_be_written(postgres: Server) -> None:
+    registry = SqlRegistry(postgres.create("quoting"))
+    with pytest.raises(SiteError) as caught, registry.database.write() as connection:
+        row = {"name": "secret-name", "counted": 1, "at": 1.0}
+        connection.execute(insert(tables.senders).values(**row))
+        connection.execute(insert(tables.senders).values(**row))
+    assert "secret-name" not in str(caught.value) and "senders" in str(caught.value)
+    registry.close()
+
+
+def test_writers_of_one_database_wait_for_each_other_and_give_up_with_a_remedy(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_BUSY_TIMEOUT_S", 1)
+    url = postgres.create("waiting")
+    one, two = SqlRegistry(url), SqlRegistry(url)
+    with (
+        one.database.write(),
+        pytest.raises(SiteError, match=r"locked by another process.*nothing was changed"),
+    ):
+        two.put_tasks([task("a")])
+    assert two.tasks() == []
+    two.put_tasks([task("a")])
+    assert [t.name for t in one.tasks()] == ["a"]
+    one.close()
+    two.close()
+
+
+def test_a_password_is_shown_nowhere(postgres: Server) -> None:
+    with pytest.raises(SiteError) as caught:
+        SqlRegistry(f"postgresql://nobody:hush@/none?host={postgres.folder}")
+    assert "hush" not in str(caught.value)
