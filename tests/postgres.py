@@ -95,6 +95,10 @@ def running_postgres() -> Iterator[Server]:
         # the tests kill clients, never the server
         "fsync": "off",
         "full_page_writes": "off",
+        "synchronous_commit": "off",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+        "autovacuum": "off",
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (folder / "log").open("wb") as log:
