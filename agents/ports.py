@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.agents.registry.records import Task, TaskId, Version, VersionState
+from shoal.agents.registry.lifecycle import Asker, Move
+from shoal.agents.registry.records import Task, TaskId, Version
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
 
@@ -146,10 +147,23 @@ class Registry(Protocol):
         """Oldest first."""
         ...
 
-    def add_version(self, version: Version) -> None: ...
+    def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
+        """`moves`: of other versions, in the same change, at the gate's word."""
+        ...
 
-    def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
-        """Raises NotFound. The change is kept in the version's history."""
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        """This process trains a version, until `add_version` or `end_training`. Raises Conflict where another one does."""
+        ...
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        """There will be no such version. No error where it is not being trained."""
+        ...
+
+    def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
+        """Carry out what was decided at `epoch` (None for any): all of it or nothing, as one change, which is kept in the history.
+
+        Raises NotFound, StaleDecision, and Conflict for what `lifecycle.py` does not have. Returns the epoch that it made.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from shoal.agents.curation.recognition import recognition_of
@@ -109,11 +110,12 @@ def _feedback(home: Home) -> dict[str, Any] | None:
 
 
 def _versions(home: Home) -> list[dict[str, Any]]:
-    if not home.database.exists():
+    database = home.database
+    if isinstance(database, Path) and not database.exists():
         return []
     from shoal.agents.registry.store import SqlRegistry
 
-    registry = SqlRegistry(home.database)
+    registry = SqlRegistry(database)
     try:
         names = {task.id: task.name for task in registry.tasks()}
         return [

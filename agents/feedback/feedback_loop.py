@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shoal.agents.feedback.counting import Batch, Counting, CountingRegistry
 from shoal.agents.feedback.feedback_state import Command, ComparisonSeen, Event, FeedbackState, RegistryRead
+from shoal.agents.feedback.governance import LIVE_STATES, MoveVersions, carry_out
 from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
 from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
-from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
+from shoal.agents.feedback.rollout import CountComparison, Policy, Tally
 from shoal.agents.feedback.schedule import (
     ASKED,
     ErasedSeen,
@@ -27,13 +29,12 @@ from shoal.agents.feedback.schedule import (
     Ticked,
 )
 from shoal.agents.ports import Clock, Registry
-from shoal.agents.registry.records import Version, VersionState
-from shoal.errors import Conflict, ShoalError
+from shoal.agents.registry.records import Version
+from shoal.errors import Conflict, ShoalError, StaleDecision
 
 log = logging.getLogger("shoal.feedback")
 
-_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
-_MOST_WAITING = 100_000
+_MOST_WAITING = 20_000
 #: how often runs are watched, and begun
 _LOOK_S = 1.0
 #: a person's run has so long to say which process it is
@@ -42,14 +43,12 @@ _CLAIM_S = 10.0
 _MOST_BEGUN = 3
 
 
-class EvidenceRegistry(Registry, Protocol):
+class EvidenceRegistry(Registry, CountingRegistry, Protocol):
     """A registry that also keeps feedback and the counts of comparisons."""
 
     def comparisons(self, key: str) -> Mapping[str, tuple[int, int]]:
         """stage -> (compared, agreed)."""
         ...
-
-    def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None: ...
 
     def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
         """What came after the piece of this number, oldest first, each with its own `sequence`."""
@@ -149,8 +148,11 @@ class FeedbackLoop:
         self._reader = FeedbackReader(
             traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
         )
-        self._events: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
+        self._batches: queue.Queue[Batch] = queue.Queue(_MOST_WAITING)
+        self._counting = Counting(registry)
         self._epoch = -1
+        #: a decision was not carried out
+        self._read_again = False
         self._recalled = False
         self._resting = False
         self._looked_at = float("-inf")
@@ -160,8 +162,12 @@ class FeedbackLoop:
 
     def observe(self, event: Event) -> bool:
         """Take an event. False where far too many wait already."""
+        return self.observe_batch(Batch(events=(event,)))
+
+    def observe_batch(self, batch: Batch) -> bool:
+        """Take events of one sender; `batch.kept` is called once they are durable. False where far too many wait already."""
         try:
-            self._events.put_nowait(event)
+            self._batches.put_nowait(batch)
         except queue.Full:
             return False
         return True
@@ -211,8 +217,9 @@ class FeedbackLoop:
         try:
             self._recall()
             epoch = self._registry.epoch()
-            if epoch != self._epoch:
-                self._carry_out(self._state.handle(self._read_registry()))
+            if epoch != self._epoch or self._read_again:
+                self._read_again = False
+                self._carry_out(self._state.handle(self._read_registry(epoch)))
                 self._epoch = epoch
                 self._reader.learnt_before = self._state.schedule.learnt_before()
                 self.standing.read = True
@@ -223,6 +230,7 @@ class FeedbackLoop:
                 self._look()
             self.standing.trouble = ""
         except ShoalError as error:
+            self._read_again = True
             self.standing.trouble = str(error)
             log.warning("%s", error)
 
@@ -238,7 +246,7 @@ class FeedbackLoop:
             self._state.handle(LearningAsked(tasks=run.tasks))
         self._recalled = True
 
-    def _read_registry(self) -> RegistryRead:
+    def _read_registry(self, epoch: int) -> RegistryRead:
         tasks, versions = self._registry.tasks(), self._registry.versions()
         tallies = {
             v.key: {
@@ -246,39 +254,41 @@ class FeedbackLoop:
                 for stage, (compared, agreed) in self._registry.comparisons(v.key).items()
             }
             for v in versions
-            if v.state in _LIVE
+            if v.state in LIVE_STATES
         }
         self._reader.tasks = tasks
-        return RegistryRead(tasks=tasks, versions=versions, tallies=tallies)
+        return RegistryRead(epoch=epoch, tasks=tasks, versions=versions, tallies=tallies)
 
     def _handle_observed(self) -> None:
-        counts: dict[tuple[str, str], list[int]] = {}
-        for event in self._waiting():
-            self._carry_out(self._state.handle(event), counts)
-        for (key, stage), (compared, agreed) in counts.items():
-            self._registry.add_comparisons(key, stage, compared=compared, agreed=agreed)
-            self.standing.compared += compared
+        """First what was seen is kept, then what follows from it is done: whoever is killed between the two decides it again."""
+        following: list[Command] = []
+        for batch in self._waiting():
+            for event in self._counting.take(batch):
+                for command in self._state.handle(event):
+                    if isinstance(command, CountComparison):
+                        self._counting.count(command)
+                    else:
+                        following.append(command)
+        self.standing.compared += self._counting.keep()
+        self._carry_out(following)
 
-    def _waiting(self) -> Iterator[Event]:
+    def _waiting(self) -> Iterator[Batch]:
         while True:
             try:
-                yield self._events.get_nowait()
+                yield self._batches.get_nowait()
             except queue.Empty:
                 return
 
-    def _carry_out(
-        self, commands: Sequence[Command], counts: dict[tuple[str, str], list[int]] | None = None
-    ) -> None:
+    def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if isinstance(command, CountComparison):
-                if counts is not None:
-                    count = counts.setdefault((command.version_key, command.stage), [0, 0])
-                    count[0] += 1
-                    count[1] += int(command.agrees)
-            elif isinstance(command, MoveVersion):
-                log.info("%s -> %s: %s", command.version_key, command.state, command.reason)
-                self._registry.set_state(command.version_key, command.state, reason=command.reason)
-            else:
+            if isinstance(command, MoveVersions):
+                try:
+                    carry_out(self._registry, command)
+                except StaleDecision as error:
+                    # somebody else has changed the registry: it is read, and all is decided anew
+                    self._read_again = True
+                    log.info("%s", error)
+            elif isinstance(command, StartLearning):
                 self._begin(command)
 
     # -- learning

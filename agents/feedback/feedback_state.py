@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoal.agents.feedback import schedule
+from shoal.agents.feedback.governance import MoveVersions
 from shoal.agents.feedback.rollout import (
     Compared,
     CountComparison,
-    MoveVersion,
     Policy,
     Rollout,
     Tally,
@@ -26,8 +26,9 @@ from shoal.agents.registry.records import Task, Version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryRead:
-    """The registry as it is. `tallies`: version key -> stage -> counts, of live versions."""
+    """The registry as it is. `epoch`: from before it was read. `tallies`: version key -> stage -> counts, of live versions."""
 
+    epoch: int
     tasks: Sequence[Task]
     versions: Sequence[Version]
     tallies: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class ComparisonSeen:
 
 
 Event: TypeAlias = RegistryRead | ComparisonSeen | schedule.Event
-Command: TypeAlias = CountComparison | MoveVersion | StartLearning
+Command: TypeAlias = CountComparison | MoveVersions | StartLearning
 
 
 class FeedbackState:
@@ -57,7 +58,8 @@ class FeedbackState:
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, RegistryRead):
             self.schedule.handle(TasksRead(tasks=event.tasks, versions=event.versions))
-            return [*self._rollout.handle(VersionsRead(versions=event.versions, tallies=event.tallies))]
+            read = VersionsRead(epoch=event.epoch, versions=event.versions, tallies=event.tallies)
+            return [*self._rollout.handle(read)]
         if isinstance(event, ComparisonSeen):
             if not (event.judged and event.accepted):
                 return []  # nothing can be said of it, or no client would ever have got it

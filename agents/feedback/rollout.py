@@ -1,6 +1,6 @@
-"""The roll-out: when a version moves from shadow to canary to serving, and when it is taken back. A pure state machine.
+"""The roll-out: when the evidence on a version is enough to move it on, or to take it back. A pure state machine.
 
-`handle(event) -> [commands]`. Evidence is a pair of counts for each version and stage, so a restart that reads the counts back
+`handle(event) -> [commands]`. It weighs; `governance.py` decides where a version goes. Evidence is a pair of counts for each version and stage, so a restart that reads the counts back
 has lost nothing. A comparison counts only if the version's confidence reached its threshold: the contract is about answers given.
 
 Both tests may be looked at after every comparison, because they bet instead of counting (Ville's inequality; Waudby-Smith and
@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from shoal.agents.registry.records import TaskId, Version, VersionState
+from shoal.agents.feedback import governance
+from shoal.agents.feedback.governance import ContractRefuted, ContractShown, Governance, MoveVersions
+from shoal.agents.registry.records import Version, VersionState
 
 #: shares of the largest bet that keeps the capital positive; their capitals are averaged
 _BETS = (0.1, 0.3, 0.6, 0.95)
@@ -25,7 +27,6 @@ _STAGES: Mapping[VersionState, str] = {
     VersionState.CANARY: "canary",
     VersionState.SERVING: "audit",
 }
-_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionsRead:
-    """The registry was read: all versions, and the counts of each (version key -> stage -> tally)."""
+    """The registry was read: all versions, and the counts of each (version key -> stage -> tally). `epoch`: from before it was read."""
 
+    epoch: int
     versions: Sequence[Version]
     tallies: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
 
@@ -80,16 +82,7 @@ class CountComparison:
     agrees: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoveVersion:
-    """Put a version into another state."""
-
-    version_key: str
-    state: VersionState
-    reason: str
-
-
-Command: TypeAlias = CountComparison | MoveVersion
+Command: TypeAlias = CountComparison | MoveVersions
 
 
 def _capital(wrong: int, right: int, gain_wrong: float, gain_right: float) -> float:
@@ -113,19 +106,14 @@ def breaks_contract(tally: Tally, alpha: float, delta: float) -> bool:
 
 
 class Rollout:
-    """The states of all versions and the counts behind them.
-
-    Decides on what it was last told by `VersionsRead`, and on its own moves since: a version that was moved is not moved again
-    before the registry has been read.
-    """
+    """The states of all versions and the counts behind them, as `VersionsRead` told them last and comparisons since."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._versions: dict[str, Version] = {}
         #: version key -> stage -> counts, never behind the durable ones
         self._tallies: dict[str, dict[str, Tally]] = {}
-        #: versions moved since the registry was last read
-        self._moved: set[str] = set()
+        self._governance = Governance()
 
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, VersionsRead):
@@ -138,7 +126,7 @@ class Rollout:
 
     def _read(self, event: VersionsRead) -> list[Command]:
         self._versions = {v.key: v for v in event.versions}
-        self._moved = set()
+        self._governance.handle(governance.VersionsRead(epoch=event.epoch, versions=event.versions))
         for key, stages in event.tallies.items():
             mine = self._tallies.setdefault(key, {})
             for stage, tally in stages.items():
@@ -159,13 +147,14 @@ class Rollout:
         count = CountComparison(version_key=version.key, stage=stage, agrees=event.agrees)
         return [count, *self._decide(version)]
 
-    def _decide(self, version: Version) -> list[Command]:
-        if version.key in self._moved or version.state not in _LIVE:
+    def _decide(self, version: Version) -> list[MoveVersions]:
+        """What the counts of a version show, if they show anything."""
+        if version.state not in _STAGES or self._governance.standing(version.key) is None:
             return []
-        stage = _STAGES[version.state]
-        here = self.tally(version.key, stage)
+        here = self.tally(version.key, _STAGES[version.state])
         if breaks_contract(here, version.alpha, version.delta):
-            return self._take_back(version, here)
+            why = f"contract broken: {here.wrong} of {here.compared} answers differed from the generalist's"
+            return self._governance.handle(ContractRefuted(version_key=version.key, reason=why))
         if self._policy.mode != "auto" or version.state is VersionState.SERVING:
             return []
         evidence = self.tally(version.key, "shadow") + self.tally(version.key, "canary")
@@ -173,31 +162,4 @@ class Rollout:
         if not enough or not keeps_contract(evidence, version.alpha, version.delta):
             return []
         why = f"{evidence.agreed} of {evidence.compared} agreed with the generalist"
-        if version.state is VersionState.SHADOW:
-            return self._move(version, VersionState.CANARY, why)
-        # first the new one: between the two changes both serve, and a snapshot takes the newer; never nobody
-        moves = self._move(version, VersionState.SERVING, why)
-        for other in self._in_state(version.task_id, VersionState.SERVING):
-            if other.key != version.key:
-                moves += self._move(other, VersionState.RETIRED, f"replaced by {version.key}")
-        return moves
-
-    def _take_back(self, version: Version, seen: Tally) -> list[Command]:
-        why = f"contract broken: {seen.wrong} of {seen.compared} answers differed from the generalist's"
-        moves: list[Command] = []
-        earlier = [
-            v for v in self._in_state(version.task_id, VersionState.RETIRED) if v.number < version.number
-        ]
-        if version.state is VersionState.SERVING and earlier:
-            last_good = max(earlier, key=lambda v: v.number)
-            moves += self._move(
-                last_good, VersionState.SERVING, f"{version.key} was taken back: last good version"
-            )
-        return moves + self._move(version, VersionState.PAUSED, why)
-
-    def _in_state(self, task_id: TaskId, state: VersionState) -> list[Version]:
-        return [v for v in self._versions.values() if v.task_id == task_id and v.state is state]
-
-    def _move(self, version: Version, state: VersionState, reason: str) -> list[Command]:
-        self._moved.add(version.key)
-        return [MoveVersion(version_key=version.key, state=state, reason=reason)]
+        return self._governance.handle(ContractShown(version_key=version.key, reason=why))

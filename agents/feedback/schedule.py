@@ -1,7 +1,8 @@
-"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted, where calls
-that it was learnt from were erased. A pure state machine.
+"""When to learn, and what: asked for, on a schedule, where a task's traces grew, where its answers were contradicted, where its inputs
+drifted, where its contract was broken, where calls that it was learnt from were erased. A pure state machine.
 
-`handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time.
+`handle(event) -> [StartLearning]`. Knows neither what learning is nor how long it takes; one run at a time. A run over all tasks finds
+the tasks anew, and that is how the router is retrained: it decides by what the tasks look like.
 What counts is what came since a task was last learnt: since the start of the last run that included it, or since its newest version
 was made where no known run made it.
 """
@@ -79,6 +80,30 @@ class ErasedSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSeen:
+    """What comes in for a task is no longer what its specialist was trained on. `NO_TASK` where work that no task knows recurs.
+
+    Attributes:
+        reason: for people; it becomes the run's reason.
+        at: seconds since the epoch; what was seen before the task was last learnt counts no more.
+    """
+
+    task_id: TaskId
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractBroken:
+    """A version was taken back, because its answers were wrong more often than its contract allows. Fields as of `DriftSeen`."""
+
+    task_id: TaskId
+    version_key: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearningAsked:
     """Somebody wants a run. `tasks`: ids; empty for all."""
 
@@ -114,6 +139,8 @@ Event: TypeAlias = (
     | FeedbackSeen
     | TracesSeen
     | ErasedSeen
+    | DriftSeen
+    | ContractBroken
     | LearningAsked
     | LearningStarted
     | LearningEnded
@@ -140,6 +167,8 @@ class Schedule:
         self._contradicted: dict[TaskId, dict[str, float]] = {}
         self._times: dict[TaskId, list[float]] = {}
         self._erased = ErasedSeen(known={}, at=0.0)
+        #: task -> when its world was last seen to have changed, and how
+        self._changed: dict[TaskId, tuple[float, str]] = {}
         #: spans of all runs that are known, from start to end
         self._runs: list[tuple[float, float]] = []
         #: task -> start of the last run that included it and came to its end
@@ -166,6 +195,9 @@ class Schedule:
                 self._times.setdefault(task_id, []).extend(times)
         elif isinstance(event, ErasedSeen):
             self._erased = event
+        elif isinstance(event, DriftSeen | ContractBroken):
+            if event.at >= self._changed.get(event.task_id, (event.at, ""))[0]:
+                self._changed[event.task_id] = (event.at, event.reason)
         elif isinstance(event, LearningAsked):
             both = bool(event.tasks) and self._asked != ()
             self._asked = tuple(dict.fromkeys((*(self._asked or ()), *event.tasks))) if both else ()
@@ -212,6 +244,15 @@ class Schedule:
                 newest[version.task_id] = version
         counts = {task_id: self._erased.known.get(v.key, 0) for task_id, v in newest.items()}
         return {t: n for t, n in counts.items() if n and self.learnt_at(t) < self._erased.at}
+
+    def changes(self) -> dict[TaskId, str]:
+        """Why each task's world has changed since it was last learnt; only tasks whose world has."""
+        self._changed = {
+            task_id: (at, reason)
+            for task_id, (at, reason) in self._changed.items()
+            if at > self.learnt_at(task_id)
+        }
+        return {task_id: reason for task_id, (_, reason) in self._changed.items()}
 
     def _in_run(self, version: Version) -> bool:
         spans = list(self._runs)
@@ -269,8 +310,10 @@ class Schedule:
         return self._grown(now)
 
     def _grown(self, now: float) -> StartLearning | None:
-        """Tasks of which enough has come, or gone."""
-        why: dict[TaskId, str] = {}
+        """Tasks whose world has changed, or of which enough has come, or gone."""
+        why: dict[TaskId, str] = {
+            task_id: reason for task_id, reason in self.changes().items() if self._is_learnable(task_id)
+        }
         if self._policy.after_erasure:
             for task_id, count in self.erasures().items():
                 if self._is_learnable(task_id) and now - self.learnt_at(task_id) >= _AFTER_ERASURE_S:
@@ -278,11 +321,11 @@ class Schedule:
         if self._policy.every_traces:
             for task_id, count in self.growth().items():
                 if count >= self._policy.every_traces and self._is_learnable(task_id):
-                    why[task_id] = f"{count:,} new calls of {self._name(task_id)}"
+                    why.setdefault(task_id, f"{count:,} new calls of {self._name(task_id)}")
         if self._policy.min_corrections:
             for task_id, count in self.contradictions().items():
                 if count >= self._policy.min_corrections and self._is_learnable(task_id):
-                    why[task_id] = f"{count:,} answers of {self._name(task_id)} were contradicted"
+                    why.setdefault(task_id, f"{count:,} answers of {self._name(task_id)} were contradicted")
         if not why:
             return None
         tasks = () if NO_TASK in why else tuple(why)

@@ -28,6 +28,7 @@ from shoal.agents.learning.specialise import forget_work, specialise
 from shoal.agents.learning.survey import survey_log
 from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
+from shoal.agents.registry.lifecycle import Move
 from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
@@ -288,6 +289,7 @@ class _Run:
             stopped=self.stopped,
             opinions=self.opinions,
         )
+        self.registry.begin_training(plan.task.id, number)
         try:
             version, verdict, cut = specialise(plan, material(), number, tools)
             self._register(version)
@@ -314,6 +316,9 @@ class _Run:
             reason = f"Training failed: {type(error).__name__}: {error}"
             self._close(plan, "error", reason, seconds=self.clock.monotonic() - started)
             return
+        finally:
+            # nothing where it became a version
+            self.registry.end_training(plan.task.id, number, reason="its run came to no version of it")
         self._close(
             plan,
             verdict.outcome,
@@ -325,14 +330,17 @@ class _Run:
 
     def _register(self, version: Version) -> None:
         """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
-        self.registry.add_version(version)
-        if version.state != VersionState.SHADOW:
-            return
-        for old in self.registry.versions(version.task_id):
-            if old.state == VersionState.SHADOW and old.number < version.number:
-                self.registry.set_state(
-                    old.key, VersionState.RETIRED, reason=f"version {version.number} was learnt"
-                )
+        replaced = [
+            Move(
+                version_key=old.key,
+                before=old.state,
+                after=VersionState.RETIRED,
+                reason=f"version {version.number} was learnt",
+            )
+            for old in self.registry.versions(version.task_id)
+            if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
+        ]
+        self.registry.add_version(version, moves=replaced)
 
     def _close(
         self,

@@ -18,11 +18,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -32,6 +33,19 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Words(TypeDecorator[str]):
+    """Text that people or models wrote. PostgreSQL takes no NUL, and no database half a surrogate pair: they become U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
 
 #: one row: the number of changes of tasks, versions and corrections so far
 meta = Table(
@@ -48,10 +62,10 @@ tasks = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("output_kind", String(20), nullable=False),
     Column("calls", Integer, nullable=False),
-    Column("description", Text, nullable=False),
+    Column("description", Words, nullable=False),
     Column("match", JSON, nullable=False),
     Column("excluded", Boolean, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("created_at", Double, nullable=False),
 )
 
@@ -63,19 +77,21 @@ versions = Table(
     Column("number", Integer, nullable=False),
     Column("kind", String(50), nullable=False),
     Column("state", String(20), nullable=False),
-    Column("folder", Text, nullable=False),
+    Column("folder", Words, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("threshold", Double, nullable=False),
     Column("alpha", Double, nullable=False),
     Column("delta", Double, nullable=False),
     Column("evidence", JSON, nullable=False),
     Column("needs", JSON, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("served_at", Double),
     UniqueConstraint("task_id", "number"),
 )
 
-#: what happened to a version; `from_state` is empty for its birth
+#: what happened to a version; `from_state` is empty for its birth, `to_state` where a run gave it up. `asker` and `epoch` (the one that
+#: the step made) are empty where an older Shoal wrote it. A version takes one step in an epoch
 version_events = Table(
     "version_events",
     metadata,
@@ -84,9 +100,23 @@ version_events = Table(
     Column("number", Integer, nullable=False),
     Column("from_state", String(20), nullable=False),
     Column("to_state", String(20), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("asker", String(20), nullable=False, server_default=""),
+    Column("epoch", BigInteger),
     Column("at", Double, nullable=False),
     Index("ix_version_events_version", "task_id", "number"),
+    Index("ix_version_events_epoch", "epoch", "task_id", "number", unique=True),
+)
+
+#: versions that runs are making now, with the process that makes each
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("task_id", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_created_at", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
 )
 
 #: the owner's word on tasks, which outlives relearning
@@ -120,7 +150,7 @@ feedback = Table(
     Column("trace_id", String(200), nullable=False, index=True),
     Column("score", Double),
     Column("correction", JSON),
-    Column("comment", Text, nullable=False),
+    Column("comment", Words, nullable=False),
     Column("client_id", String(200), nullable=False),
     Column("at", Double, nullable=False),
 )
@@ -135,6 +165,15 @@ comparisons = Table(
     Column("compared", Integer, nullable=False),
     Column("agreed", Integer, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+#: who sends comparisons, and up to which of its numbers they are counted
+senders = Table(
+    "senders",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("counted", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
 )
 
 #: plans by name, as `Plan.to_dict` gives them
@@ -198,7 +237,7 @@ learning_runs = Table(
     "learning_runs",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("tasks", JSON, nullable=False),
     Column("state", String(20), nullable=False),
     Column("pid", Integer),

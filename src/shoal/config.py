@@ -221,6 +221,9 @@ class ToolConfig(_Section):
 
 
 class StorageConfig(_Section):
+    #: an SQLAlchemy URL, as `postgresql://user@host/shoal`; None for a SQLite file in the data folder. Whatever libpq reads
+    #: (PGPASSFILE, PGSSLMODE, ...) counts, so that no password need stand here
+    database: str | None = Field(default=None, pattern=r"^[a-z0-9+]+://")
     retention_days: float | None = Field(default=None, gt=0)
     #: new work is refused while the disk has less room than this
     min_free_mb: float = Field(default=256.0, ge=0)

@@ -10,6 +10,7 @@
     |-- PermissionDenied        the key's scopes do not cover the call
     |-- NotFound                the named task, specialist, trace or run does not exist
     |-- Conflict                the state of the thing forbids the change
+    |   `-- StaleDecision       it has changed since the change was decided
     |-- RateLimited             over the key's rate or budget
     |-- PrivacyViolation        no performer may see the data
     |-- NoPerformer             no specialist answers and there is no generalist
@@ -98,6 +99,12 @@ class NotFound(ShoalError):
 
 class Conflict(ShoalError):
     code = "conflict"
+
+
+class StaleDecision(Conflict):
+    """What was decided on is no longer so: read it, and decide again."""
+
+    code = "stale_decision"
 
 
 class RateLimited(ShoalError):

@@ -11,11 +11,15 @@ from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.traces.compactor import compact, expire
 from shoal.agents.traces.store import ParquetTraceStore
+from shoal.commands._shared import read_config
 from shoal.config import Config
 from shoal.home import Home
 
 
 def open_registry(home: Home) -> SqlRegistry:
+    """The data folder's registry; on the database that a configuration in it names, if one does."""
+    if home.config.is_file():
+        read_config(home, home.config)
     return SqlRegistry(home.database)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,12 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
+from shoal.agents.feedback.version_events import version_events
 from shoal.agents.learning.folder import verify
 from shoal.agents.learning.forgetting import knowing_erased
 from shoal.agents.learning.model_card import WIDTH, card_text, version_facts
 from shoal.agents.ports import Registry
 from shoal.agents.registry.records import Task, Version, VersionState
-from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
+from shoal.agents.registry.trainings import Training
+from shoal.commands._shared import HomeOption, JsonOption, existing_home, moment, out, print_json
 from shoal.commands._stores import open_registry
 from shoal.errors import CorruptModel, NotFound
 from shoal.home import Home
@@ -33,11 +36,12 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     tasks = {task.id: task for task in registry.tasks()}
     versions = [v for v in registry.versions() if v.task_id in tasks]
     erased = knowing_erased(place, versions)
+    made = [training for training in registry.trainings() if training.task_id in tasks]
     if as_json:
         found = [_as_dict(tasks[v.task_id], v, erased.get(v.key, 0)) for v in versions]
-        print_json({"specialists": found})
+        print_json({"specialists": [*found, *(_made(tasks[m.task_id], m) for m in made)]})
         return
-    if not versions:
+    if not versions and not made:
         out.print("No specialists yet. Train some: shoal learn")
         return
     table = Table(box=None, pad_edge=False)
@@ -53,10 +57,26 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
             _share(version, "coverage"),
             _share(version, "right_answered"),
         )
+    for training in made:
+        minutes = (time.time() - training.started_at) / 60
+        name = f"{escape(tasks[training.task_id].name)}@{training.number}"
+        table.add_row(name, "-", f"training for {minutes:.0f} min", "-", "-")
     out.print(table)
     if erased:
         out.print(f"{len(erased)} were trained on calls that are erased since: shoal learn", highlight=False)
     out.print("Shares of held-out calls. Why, and every figure: shoal specialists show TASK@N", style="dim")
+
+
+def _made(task: Task, training: Training) -> dict[str, Any]:
+    return {
+        "specialist": f"{task.name}@{training.number}",
+        "task": task.name,
+        "task_id": task.id,
+        "version": training.number,
+        "state": str(VersionState.TRAINING),
+        "pid": training.pid,
+        "started_at": training.started_at,
+    }
 
 
 def _share(version: Version, name: str) -> str:
@@ -88,12 +108,38 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
     out.print(f"needs: {escape(needs) or '-'}", highlight=False, width=WIDTH)
     out.print("history:", highlight=False)
     for event in history:
-        when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M")
-        out.print(
-            f"  {when} UTC  {event['from'] or 'new'} -> {event['to']}: {escape(str(event['reason']))}",
-            highlight=False,
-            width=WIDTH,
-        )
+        out.print(f"  {_told(event)}", highlight=False, width=WIDTH)
+
+
+@app.command("history")
+def history(
+    specialist: Annotated[
+        str | None,
+        typer.Argument(metavar="[TASK[@N]]", help="A task, or one version of it; all if left out."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="From this day or time on (ISO 8601, UTC).")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What happened to versions: each step, when, why, at whose word, and in which epoch. Also of those that are gone."""
+    registry = open_registry(existing_home(home))
+    events = version_events(registry, specialist, None if since is None else moment("--since", since))
+    if as_json:
+        print_json({"events": events})
+        return
+    for event in events:
+        out.print(f"{escape(event['specialist'])}  {_told(event)}", highlight=False, soft_wrap=True)
+    if not events:
+        out.print("Nothing has happened.")
+
+
+def _told(event: dict[str, Any]) -> str:
+    when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    steps = f"{event['from'] or 'new'} -> {event['to'] or 'gone'}"
+    asker = f" ({event['asker']})" if event["asker"] else ""
+    return f"{when} UTC  {steps}{asker}: {escape(str(event['reason']))}"
 
 
 def _checked(home: Home, version: Version) -> tuple[dict[str, Any] | None, str]:

@@ -29,6 +29,7 @@ from shoal.commands._shared import (
     JsonOption,
     err,
     existing_home,
+    moment,
     open_home,
     out,
     print_json,
@@ -288,8 +289,8 @@ def delete(
         raise UsageError("Nothing was named to delete.", remedy="Give --id, --client or --before.")
     place = existing_home(home)
     store = open_traces(place, read_config(place, config))
-    moment = None if before is None else _moment(before)
-    gone = store.erase(ids=id_ or (), client=client, before=moment)
+    until = None if before is None else moment("--before", before)
+    gone = store.erase(ids=id_ or (), client=client, before=until)
     if id_ and not gone:
         raise NotFound("None of the named calls is there.", remedy="shoal traces ls names the newest ones.")
     registry = open_registry(place)
@@ -302,17 +303,6 @@ def delete(
     out.print(f"{len(gone):,} calls deleted, {store.count():,} left", highlight=False)
     for name, count in knowing.items():
         out.print(f"{escape(name)} was trained on {count:,} erased calls: shoal learn", highlight=False)
-
-
-def _moment(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--before must be a day or time in ISO 8601, got {text!r}.",
-            remedy="For example --before 2025-06-30.",
-        ) from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _time(timestamp: float) -> str:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +14,7 @@ from shoal.agents.contract.gate import HeldOut, decide
 from shoal.agents.fakes import FunctionEngine
 from shoal.agents.learning.folder import seal
 from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.trace import Trace, TraceId
@@ -73,13 +74,17 @@ class ListRegistry:
     def versions(self, task_id: TaskId | None = None) -> list[Version]:
         return [v for v in self.version_list if task_id in (None, v.task_id)]
 
-    def add_version(self, version: Version) -> None:
+    def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
         self.version_list.append(version)
 
-    def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
-        self.version_list = [
-            replace(v, state=state, reason=reason) if v.key == key else v for v in self.version_list
-        ]
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        raise NotImplementedError("a report trains nothing")
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        raise NotImplementedError("a report trains nothing")
+
+    def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
+        raise NotImplementedError("a report moves nothing")
 
 
 def call(number: int, system: str, user: str, answer: str, served_by: str = "") -> Trace:

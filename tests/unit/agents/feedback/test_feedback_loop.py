@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,9 +43,9 @@ def trace(number: int, *, answer: str = "", at: float = START - 1000, served_by:
 class Site:
     """A feedback loop over a real registry, with a task that was found, and a clock that is moved by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, database: str) -> None:
         self.clock = FakeClock(START)
-        self.registry = SqlRegistry(folder / "shoal.db", clock=self.clock)
+        self.registry = SqlRegistry(database, clock=self.clock)
         self.traces = MemoryTraceStore(trace(n) for n in range(60))
         self.task: Task = find_tasks(self.traces.scan(), known=(), seed=0, now=1.0).tasks[0]
         self.registry.put_tasks([self.task])
@@ -114,8 +113,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(database: str) -> Site:
+    return Site(database)
 
 
 # -- evidence on versions
@@ -353,8 +352,8 @@ def test_who_asks_for_a_task_that_is_not_there_is_told(site: Site) -> None:
         site.loop.learn(["nothing-such"])
 
 
-def test_new_calls_that_may_be_learnt_from_are_counted_once_each(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_new_calls_that_may_be_learnt_from_are_counted_once_each(database: str) -> None:
+    site = Site(database)
     site.learning = LearningPolicy(every_traces=10, min_corrections=0)
     site.add(1, VersionState.SERVING)
     site.restart()

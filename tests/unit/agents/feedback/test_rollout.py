@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from shoal.agents.feedback.governance import MoveVersions
 from shoal.agents.feedback.rollout import (
     Command,
     Compared,
     CountComparison,
-    MoveVersion,
     Policy,
     Rollout,
     Tally,
@@ -33,11 +33,12 @@ def version(number: int, state: VersionState, task: str = "t") -> Version:
         threshold=0.5,
         alpha=0.05,
         delta=0.05,
+        served_at=1.0 if state in (VersionState.SERVING, VersionState.RETIRED) else None,
     )
 
 
 def moves(commands: list[Command]) -> list[tuple[str, VersionState]]:
-    return [(c.version_key, c.state) for c in commands if isinstance(c, MoveVersion)]
+    return [(m.version_key, m.after) for c in commands if isinstance(c, MoveVersions) for m in c.moves]
 
 
 def feed(rollout: Rollout, key: str, agrees: bool, times: int) -> list[Command]:
@@ -51,6 +52,7 @@ def test_every_comparison_is_counted_under_the_stage_that_its_version_is_in() ->
     rollout = Rollout(Policy())
     rollout.handle(
         VersionsRead(
+            epoch=7,
             versions=[version(1, VersionState.SERVING), version(2, VersionState.SHADOW)],
         )
     )
@@ -64,16 +66,16 @@ def test_every_comparison_is_counted_under_the_stage_that_its_version_is_in() ->
 
 def test_in_manual_mode_a_perfect_shadow_waits_for_its_owner() -> None:
     rollout = Rollout(Policy(mode="manual", min_comparisons=1))
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.SHADOW)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[version(1, VersionState.SHADOW)]))
     assert moves(feed(rollout, "t@1", True, 500)) == []
 
 
 def test_in_auto_mode_a_shadow_becomes_a_canary_and_then_serves_in_the_old_ones_place() -> None:
     rollout = Rollout(AUTO)
     old, new = version(1, VersionState.SERVING), version(2, VersionState.SHADOW)
-    rollout.handle(VersionsRead(versions=[old, new]))
+    rollout.handle(VersionsRead(epoch=7, versions=[old, new]))
     assert moves(feed(rollout, "t@2", True, 200)) == [("t@2", VersionState.CANARY)]
-    rollout.handle(VersionsRead(versions=[old, replace(new, state=VersionState.CANARY)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[old, replace(new, state=VersionState.CANARY)]))
     assert moves(feed(rollout, "t@2", True, 29)) == []
     assert moves(feed(rollout, "t@2", True, 1)) == [
         ("t@2", VersionState.SERVING),
@@ -83,13 +85,13 @@ def test_in_auto_mode_a_shadow_becomes_a_canary_and_then_serves_in_the_old_ones_
 
 def test_a_version_moves_once_until_the_registry_has_been_read() -> None:
     rollout = Rollout(AUTO)
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.SHADOW)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[version(1, VersionState.SHADOW)]))
     assert len(moves(feed(rollout, "t@1", True, 500))) == 1
 
 
 def test_few_comparisons_move_nothing_however_good_they_are() -> None:
     rollout = Rollout(Policy(mode="auto", min_comparisons=1))
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.SHADOW)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[version(1, VersionState.SHADOW)]))
     # 0 wrong of 58 does not refute 5% wrong at 95%
     assert moves(feed(rollout, "t@1", True, 58)) == []
 
@@ -99,58 +101,65 @@ def test_a_serving_version_that_breaks_its_contract_is_paused_and_the_last_good_
     rollout = Rollout(Policy(mode="auto" if mode == "auto" else "manual"))
     rollout.handle(
         VersionsRead(
+            epoch=7,
             versions=[
                 version(1, VersionState.RETIRED),
                 version(2, VersionState.RETIRED),
                 version(3, VersionState.SERVING),
                 version(4, VersionState.RETIRED),
-            ]
+            ],
         )
     )
     assert moves(feed(rollout, "t@3", False, 20)) == [
-        ("t@2", VersionState.SERVING),
         ("t@3", VersionState.PAUSED),
+        ("t@2", VersionState.SERVING),
     ]
 
 
 def test_a_canary_that_breaks_its_contract_is_paused_and_the_serving_one_stays() -> None:
     rollout = Rollout(AUTO)
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.SERVING), version(2, VersionState.CANARY)]))
+    rollout.handle(
+        VersionsRead(epoch=7, versions=[version(1, VersionState.SERVING), version(2, VersionState.CANARY)])
+    )
     assert moves(feed(rollout, "t@2", False, 20)) == [("t@2", VersionState.PAUSED)]
 
 
 def test_a_restart_that_reads_the_counts_back_decides_as_if_nothing_had_happened() -> None:
     one = Rollout(AUTO)
     shadow = version(1, VersionState.SHADOW)
-    one.handle(VersionsRead(versions=[shadow]))
+    one.handle(VersionsRead(epoch=7, versions=[shadow]))
     feed(one, "t@1", True, 60)
     tallies = {"t@1": {"shadow": one.tally("t@1", "shadow")}}
     two = Rollout(AUTO)
-    two.handle(VersionsRead(versions=[shadow], tallies=tallies))
+    two.handle(VersionsRead(epoch=7, versions=[shadow], tallies=tallies))
     assert feed(one, "t@1", True, 60) == feed(two, "t@1", True, 60)
 
 
 def test_a_move_that_was_not_carried_out_before_a_restart_is_decided_again() -> None:
     rollout = Rollout(AUTO)
     commands = rollout.handle(
-        VersionsRead(versions=[version(1, VersionState.SHADOW)], tallies={"t@1": {"shadow": Tally(300, 300)}})
+        VersionsRead(
+            epoch=7, versions=[version(1, VersionState.SHADOW)], tallies={"t@1": {"shadow": Tally(300, 300)}}
+        )
     )
     assert moves(commands) == [("t@1", VersionState.CANARY)]
 
 
 def test_a_comparison_of_a_version_that_was_taken_back_meanwhile_is_ignored() -> None:
     rollout = Rollout(AUTO)
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.PAUSED)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[version(1, VersionState.PAUSED)]))
     assert rollout.handle(Compared(version_key="t@1", agrees=False)) == []
     assert rollout.handle(Compared(version_key="unknown@1", agrees=False)) == []
 
 
 def test_counts_that_the_registry_has_not_seen_yet_are_kept_when_it_is_read() -> None:
     rollout = Rollout(Policy())
-    rollout.handle(VersionsRead(versions=[version(1, VersionState.SHADOW)]))
+    rollout.handle(VersionsRead(epoch=7, versions=[version(1, VersionState.SHADOW)]))
     feed(rollout, "t@1", True, 5)
     rollout.handle(
-        VersionsRead(versions=[version(1, VersionState.SHADOW)], tallies={"t@1": {"shadow": Tally(3, 3)}})
+        VersionsRead(
+            epoch=7, versions=[version(1, VersionState.SHADOW)], tallies={"t@1": {"shadow": Tally(3, 3)}}
+        )
     )
     assert rollout.tally("t@1", "shadow") == Tally(5, 5)
 

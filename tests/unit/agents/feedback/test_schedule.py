@@ -6,6 +6,8 @@ import pytest
 
 from shoal.agents.feedback.schedule import (
     NO_TASK,
+    ContractBroken,
+    DriftSeen,
     ErasedSeen,
     Event,
     FeedbackSeen,
@@ -205,3 +207,41 @@ def test_erased_calls_that_a_newer_version_does_not_know_begin_nothing() -> None
     assert feed(made(NEVER, old, new), seen, Ticked(now=2 * DAY)) == []
     assert len(feed(made(NEVER, old, refused), seen, Ticked(now=2 * DAY))) == 1
     assert feed(made(replace(NEVER, after_erasure=False), old), seen, Ticked(now=2 * DAY)) == []
+
+
+def test_drift_and_a_broken_contract_begin_a_run_of_their_tasks_once() -> None:
+    schedule = made(NEVER, version(created_at=20))
+    feed(schedule, DriftSeen(task_id=SORT, reason="inputs of sort drifted", at=30))
+    feed(
+        schedule, ContractBroken(task_id=WRITE, version_key="t2@1", reason="t2@1 was wrong too often", at=31)
+    )
+    assert feed(schedule, Ticked(now=40)) == [
+        StartLearning(tasks=(SORT, WRITE), reason="inputs of sort drifted; t2@1 was wrong too often")
+    ]
+    assert feed(schedule, ended(SORT, WRITE), Ticked(now=1e9)) == []
+    assert schedule.changes() == {}
+
+
+def test_what_changed_before_the_task_was_last_learnt_begins_nothing() -> None:
+    schedule = made(NEVER, version(created_at=20))
+    feed(schedule, DriftSeen(task_id=SORT, reason="drifted", at=19))
+    assert feed(schedule, Ticked(now=40)) == []
+
+
+def test_drift_while_a_run_is_under_way_or_after_one_that_failed_is_not_forgotten() -> None:
+    schedule = made(NEVER)
+    drift = DriftSeen(task_id=SORT, reason="drifted", at=55)
+    feed(schedule, LearningStarted(started_at=50), drift, ended(SORT, started_at=50, ended_at=60))
+    again = feed(schedule, Ticked(now=61))
+    assert [c.tasks for c in again] == [(SORT,)]
+    feed(schedule, ended(SORT, state="failed", started_at=61, ended_at=62))
+    assert feed(schedule, Ticked(now=62 + 599)) == []
+    assert len(feed(schedule, Ticked(now=62 + 600))) == 1
+
+
+def test_unknown_work_that_recurs_finds_all_tasks_anew() -> None:
+    schedule = made(NEVER)
+    feed(schedule, DriftSeen(task_id=NO_TASK, reason="40 calls of no known task recur", at=5))
+    assert feed(schedule, Ticked(now=6)) == [
+        StartLearning(tasks=(), reason="40 calls of no known task recur")
+    ]

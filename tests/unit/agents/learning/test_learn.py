@@ -150,6 +150,38 @@ def test_the_generalist_is_asked_twice_where_the_owner_says_so_and_never_of_loca
     assert task.break_even is None
 
 
+def test_a_version_in_training_is_seen_and_a_run_that_is_stopped_leaves_none(site: _Site) -> None:
+    seen: list[list[str]] = []
+
+    def look(*args: Any) -> Any:
+        seen.append([training.key for training in site.registry.trainings()])
+        raise KeyboardInterrupt
+
+    report = site.learn(trainers=_trainers(classifier=look))
+    assert {t.verdict for t in report.tasks} == {"stopped"}
+    key = f"{report.tasks[0].task_id}@1"
+    assert seen == [[key]] and site.registry.trainings() == []
+    site.learn()
+    steps = [(e["from"], e["to"], e["asker"]) for e in site.registry.history(key)]
+    stopped = [("", "training", "learning"), ("training", "", "learning")]
+    assert steps == [*stopped, ("", "training", "learning"), ("training", "shadow", "gate")]
+
+
+def test_a_run_over_one_task_finds_all_tasks_anew_so_that_routers_hear_of_new_ones(
+    both: _Site, made: SimpleNamespace
+) -> None:
+    log = list(both.store.scan())
+    old = [trace for trace in log if trace.id.startswith("i")]
+    both.store = MemoryTraceStore(old)
+    first = both.learn()
+    [known] = [task.id for task in both.registry.tasks()]
+    epoch = both.registry.epoch()
+    both.store = MemoryTraceStore(log)
+    both.learn(tasks=[first.tasks[0].name])
+    assert both.registry.epoch() > epoch
+    assert known in {task.id for task in both.registry.tasks()} and len(both.registry.tasks()) == 2
+
+
 def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:
     first = site.learn()
     other = _Site(Home(tmp_path / "other").create(), SqlRegistry(tmp_path / "other" / "shoal.db"), site.store)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from shoal.agents.feedback.rollout import MoveVersion
+from shoal.agents.feedback.governance import MoveVersions
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.routing.router_state import (
     EnsureLoaded,
@@ -24,6 +25,7 @@ def version(number: int, state: VersionState) -> Version:
         threshold=0.5,
         alpha=0.05,
         delta=0.05,
+        served_at=1.0 if state in (VersionState.SERVING, VersionState.RETIRED) else None,
     )
 
 
@@ -79,7 +81,18 @@ def test_a_version_that_cannot_be_loaded_is_paused_with_the_reason_once() -> Non
     router = state()
     router.handle(read(1, version(1, VersionState.SERVING)))
     assert router.handle(LoadFailed(version_key="t@1", reason="weights were altered")) == [
-        MoveVersion(version_key="t@1", state=VersionState.PAUSED, reason="weights were altered")
+        MoveVersions(
+            moves=(
+                Move(
+                    version_key="t@1",
+                    before=VersionState.SERVING,
+                    after=VersionState.PAUSED,
+                    reason="weights were altered",
+                ),
+            ),
+            asker=Asker.LOADING,
+            epoch=1,
+        )
     ]
     router.handle(read(2, version(1, VersionState.PAUSED)))
     assert router.handle(LoadFailed(version_key="t@1", reason="weights were altered")) == []
