@@ -1,0 +1,313 @@
+"""How often the sequential tests cry wolf, and how many calls pass until a version that went bad is taken back.
+
+**False alarms**: versions that are wrong on exactly alpha of their answers, each watched over 10,000 calls by the same code as a site
+(`agents/contract/sequential.py`), with every call audited, and one in twenty. Beside it the worst that feedback can do (every wrong
+answer is contradicted), and the watch over inputs (`drift.py`) on calls like those of calibration.
+
+**Power**: calls from a fault to the alarm, median over replays, after `CALM` calls without one. First for a given share of wrong answers;
+then for a classifier of bank intents, whose held-out calls come in any order, with replacement, as often as wanted: the generalist says
+another label for one intent, which makes a share of the traffic; inputs are misspelt, cut or of another kind of work; weights are
+broken. A fault that leaves the contract kept, because the specialist turns unsure, is rightly no reason to go back; the watch over inputs
+may see it. `NEVER` stands for no alarm within `MOST` calls in half of the replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _bench import Bench, main
+from _contract_faults import (
+    Specialist,
+    World,
+    masked,
+    misspelt,
+    noisy,
+    shuffled,
+    train,
+    with_inputs,
+    zeroed,
+)
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from shoal.agents.contract.drift import BINS, LEVEL, InputWatch, bin_of
+from shoal.agents.contract.sequential import Block, RiskTest, Wager, feedback_e_value, risk_factors
+
+ALPHA = DELTA = 0.05
+CALLS = 10_000
+#: calls before the fault, and at most after it
+CALM, MOST = 2_000, 10_000
+SHARES = (0.02, 0.05, 0.2, 1.0)
+#: the share of wrong answers before a fault, in the synthetic part
+GOOD_RISK = 0.02
+NEVER = -1.0
+Flags = NDArray[np.bool_]
+
+
+# -- false alarms
+
+
+def alarms(wrong: Flags, alpha: float = ALPHA, delta: float = DELTA) -> int:
+    """At which audited answer the test alarms, from 1; 0 for never."""
+    wager = Wager()
+    factors = {flag: risk_factors(alpha, flag) for flag in (False, True)}
+    for place, flag in enumerate(wrong.tolist(), start=1):
+        wager = wager.after(factors[flag])
+        if RiskTest(audits=wager).breaks(delta):
+            return place
+    return 0
+
+
+def feedback_alarms(wrong: Flags, block: int) -> bool:
+    """Whether feedback alone alarms, where all wrong answers are contradicted; looked at after every block."""
+    blocks: list[Block] = []
+    for start in range(0, len(wrong), block):
+        own = wrong[start : start + block]
+        blocks.append(Block(len(own), int(own.sum())))
+        if RiskTest(feedback=feedback_e_value(blocks, ALPHA)).breaks(DELTA):
+            return True
+    return False
+
+
+def measure_false_alarms(bench: Bench) -> None:
+    replays = 100 if bench.arguments.quick else 1000
+    rng = np.random.default_rng(1)
+    bound = DELTA + 2 * float(np.sqrt(DELTA * (1 - DELTA) / replays))
+    unit = f"share of {replays} replays of {CALLS:,} calls, risk exactly alpha"
+    found = {}
+    for share in (1.0, 0.05):
+        found[share] = float(
+            np.mean([alarms(rng.random(round(CALLS * share)) < ALPHA) > 0 for _ in range(replays)])
+        )
+    bench.figure("false_alarm_share", found[1.0], f"{unit}, all audited", at_most=round(bound, 4))
+    bench.figure("false_alarm_share_audit_5", found[0.05], f"{unit}, 5% audited", at_most=round(bound, 4))
+    spoken = [feedback_alarms(rng.random(CALLS) < ALPHA, 200) for _ in range(replays)]
+    bench.figure(
+        "false_alarm_share_feedback",
+        float(np.mean(spoken)),
+        f"{unit}, none audited, every wrong answer contradicted",
+        at_most=round(bound, 4),
+    )
+    few = replays // 5
+    bound = LEVEL + 2 * float(np.sqrt(LEVEL * (1 - LEVEL) / few))
+    drifted = [watch(rng.beta(8, 2, 500), rng.beta(8, 2, CALLS)) is not None for _ in range(few)]
+    bench.figure(
+        "false_drift_share",
+        float(np.mean(drifted)),
+        f"share of {few} replays of {CALLS:,} calls like the 500 of calibration",
+        at_most=round(bound, 4),
+    )
+
+
+def watch(calibration: NDArray[np.float64], confidences: NDArray[np.float64]) -> int | None:
+    counts = np.bincount([bin_of(c) for c in calibration], minlength=BINS).tolist()
+    return drifts(counts, [bin_of(c) for c in confidences])
+
+
+def drifts(calibration: Sequence[int], bins: Sequence[int], key: str = "replay") -> int | None:
+    """After which call the watch over inputs alarms, from 1, to within a batch of 50."""
+    state = InputWatch()
+    for start in range(0, len(bins), 50):
+        state = state.after(calibration, bins[start : start + 50], key=f"{key}{start}", at=float(start + 50))
+        if state.drifted_at is not None:
+            return int(state.drifted_at)
+    return None
+
+
+# -- power
+
+
+def measure_power(bench: Bench) -> None:
+    """By the share of wrong answers alone."""
+    replays = 20 if bench.arguments.quick else 100
+    rng = np.random.default_rng(2)
+    rows = []
+    for risk in (0.075, 0.1, 0.2, 0.5):
+        found = {}
+        for share in SHARES:
+            calls = [_until(_flags(rng, GOOD_RISK, risk), share, rng) for _ in range(replays)]
+            found[share] = median(calls)
+            name = f"calls_until_rollback_risk_{risk * 100:g}_audit_{share * 100:g}"
+            bench.figure(name, found[share], f"calls, median of {replays}; {NEVER:g} for none in {MOST:,}")
+        rows.append((f"{risk:.1%} wrong", "", "", *(_shown(found[s]) for s in SHARES)))
+    table(f"calls until rollback, after {CALM:,} calls with {GOOD_RISK:.0%} wrong", rows)
+
+
+def _flags(rng: np.random.Generator, before: float, after: float) -> Flags:
+    return np.concatenate([rng.random(CALM) < before, rng.random(MOST) < after])
+
+
+def _until(wrong: Flags, share: float, rng: np.random.Generator, answered: Flags | None = None) -> float:
+    """Calls from the fault to the alarm; infinite where none came, NaN where it came before the fault.
+
+    `wrong`, `answered`: of each call, `CALM` of them before the fault.
+    """
+    drawn = rng.random(len(wrong)) < share
+    if answered is not None:
+        drawn &= answered
+    audited = np.flatnonzero(drawn)
+    at = alarms(wrong[audited])
+    if not at:
+        return np.inf
+    call = int(audited[at - 1]) + 1 - CALM
+    return float(call) if call > 0 else np.nan
+
+
+def median(calls: Sequence[float]) -> float:
+    """Of the replays whose alarm did not come before the fault."""
+    kept = [c for c in calls if not np.isnan(c)]
+    middle = float(np.median(kept)) if kept else np.inf
+    return middle if np.isfinite(middle) else NEVER
+
+
+# -- power on real calls
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    severity: str
+    before: World
+    after: World
+    #: of each call, how likely it comes, before and after
+    weights: NDArray[np.float64] | None = None
+
+
+def measure_real(bench: Bench, data: Path) -> None:
+    traces = data / "traces"
+    if not all((traces / f"mixed_{part}.jsonl.gz").is_file() for part in ("log", "eval")):
+        bench.skip(["calls_until_rollback_labels"], f"no mixed_log or mixed_eval in {traces}; see --data")
+        return
+    specialist = train(data, alpha=ALPHA, delta=DELTA, quick=bench.arguments.quick)
+    calm = specialist.world()
+    given = calm.confidences >= specialist.threshold
+    bench.figure("audit_bank_coverage", float(given.mean()), "share answered, before any fault")
+    bench.figure("audit_bank_risk", float(calm.wrong[given].mean()), "share wrong of those answered")
+    replays = 20 if bench.arguments.quick else 100
+    rng = np.random.default_rng(3)
+    unit = f"calls, median of {replays}; {NEVER:g} for none in {MOST:,}"
+    rows = []
+    for fault in faults(specialist, calm):
+        found, drift = replayed(fault, specialist, replays, rng)
+        name = f"{fault.name}_{fault.severity}"
+        for share in SHARES:
+            bench.figure(f"calls_until_rollback_{name}_audit_{share * 100:g}", found[share], unit)
+        bench.figure(f"calls_until_drift_{name}", drift, unit)
+        answered = fault.after.confidences >= specialist.threshold
+        weights = np.ones(len(answered)) if fault.weights is None else fault.weights
+        coverage = float(np.average(answered, weights=weights))
+        risk = float(np.average(fault.after.wrong, weights=weights * answered)) if answered.any() else 0.0
+        rows.append(
+            (
+                f"{fault.name} {fault.severity}",
+                f"{coverage:.0%}",
+                f"{risk:.1%}",
+                *(_shown(found[s]) for s in SHARES),
+                _shown(drift),
+            )
+        )
+    table(f"bank_intent: calls until rollback, after {CALM:,} calm calls", rows, drift=True)
+
+
+def faults(specialist: Specialist, calm: World) -> Iterator[Fault]:
+    rng = np.random.default_rng(4)
+    names = sorted(set(calm.right))
+    picked = rng.permutation(len(names))[:2]
+    old, new = names[picked[0]], names[picked[1]]
+    right = [new if label == old else label for label in calm.right]
+    replaced = World(calm.confidences, calm.said, right)
+    own = np.array([label == old for label in calm.right])
+    for share in (float(own.mean()), 0.1, 0.25, 0.5):
+        weights = np.where(own, share / own.sum(), (1 - share) / (~own).sum())
+        yield Fault("labels", f"{share * 100:.0f}", calm, replaced, weights)
+    examples = specialist.held_out
+    for share in (0.2, 0.5, 1.0):
+        texts = with_inputs(examples, lambda text, _, share=share: misspelt(text, rng, share))
+        yield Fault("misspelt", f"{share * 100:.0f}", calm, specialist.world(examples=texts))
+    for share in (0.3, 0.6):
+        texts = with_inputs(examples, lambda text, _, share=share: masked(text, rng, share))
+        yield Fault("masked", f"{share * 100:.0f}", calm, specialist.world(examples=texts))
+    for share in (0.1, 0.5):
+        yield Fault("strange", f"{share * 100:.0f}", calm, _strange(specialist, rng, share))
+    for times in (0.5, 1.0, 2.0):
+        broken = noisy(specialist.engine, rng, times)
+        yield Fault("noise", f"{times * 100:.0f}", calm, specialist.world(engine=broken))
+    for share in (0.1, 0.5):
+        broken = shuffled(specialist.engine, rng, share)
+        yield Fault("shuffled", f"{share * 100:.0f}", calm, specialist.world(engine=broken))
+    broken = zeroed(specialist.engine, rng, 0.5)
+    yield Fault("zeroed", "50", calm, specialist.world(engine=broken))
+
+
+def _strange(specialist: Specialist, rng: np.random.Generator, share: float) -> World:
+    """A share of the calls are of another kind of work, and no answer to them is right."""
+    strange = rng.random(len(specialist.held_out)) < share
+    strangers = specialist.strangers
+    texts = with_inputs(
+        specialist.held_out,
+        lambda text, place: strangers[place % len(strangers)] if strange[place] else text,
+    )
+    found = specialist.world(examples=texts)
+    right = ["(none)" if s else label for s, label in zip(strange, found.right, strict=True)]
+    return World(found.confidences, found.said, right)
+
+
+def replayed(
+    fault: Fault, specialist: Specialist, replays: int, rng: np.random.Generator
+) -> tuple[dict[float, float], float]:
+    count = len(fault.before.right)
+    chance = None if fault.weights is None else fault.weights / fault.weights.sum()
+    wrong = (fault.before.wrong, fault.after.wrong)
+    given = tuple(w.confidences >= specialist.threshold for w in (fault.before, fault.after))
+    bins = [np.array([bin_of(c) for c in w.confidences]) for w in (fault.before, fault.after)]
+    calls: dict[float, list[float]] = {share: [] for share in SHARES}
+    drift: list[float] = []
+    for replay in range(replays):
+        first, then = (rng.choice(count, size, p=chance) for size in (CALM, MOST))
+        flags = np.concatenate([wrong[0][first], wrong[1][then]])
+        answered = np.concatenate([given[0][first], given[1][then]])
+        for share in SHARES:
+            calls[share].append(_until(flags, share, rng, answered))
+        if replay < replays // 5:
+            seen = np.concatenate([bins[0][first], bins[1][then]]).tolist()
+            at = drifts(specialist.calibration, seen, key=str(replay))
+            drift.append(np.inf if at is None else np.nan if at <= CALM else float(at - CALM))
+    return {share: median(own) for share, own in calls.items()}, median(drift)
+
+
+# -- what people see
+
+
+def _shown(calls: float) -> str:
+    return "never" if calls == NEVER else f"{calls:,.0f}"
+
+
+def table(title: str, rows: Sequence[Sequence[str]], *, drift: bool = False) -> None:
+    shown = Table(title=title)
+    for heading in ("fault", "then answers", "then wrong", *(f"audit {s:.0%}" for s in SHARES)):
+        shown.add_column(heading, justify="right")
+    if drift:
+        shown.add_column("drift seen", justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    Console(stderr=True, width=120).print(shown)
+
+
+def measure(bench: Bench, data: Path) -> None:
+    """`false_alarm_share`, and calls until rollback by fault, severity and audit share."""
+    measure_false_alarms(bench)
+    measure_power(bench)
+    measure_real(bench, data)
+
+
+def run(bench: Bench) -> None:
+    measure(bench, bench.arguments.data)
+
+
+if __name__ == "__main__":
+    main("contract audit", "False alarms and power of the contract's audit.", run)
