@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class InputWatch:
     """
 
     seen: tuple[int, ...] = (0,) * BINS
-    wager: Wager = Wager()
+    wager: Wager = field(default_factory=Wager)
     drifted_at: float | None = None
 
     @property

@@ -9,7 +9,6 @@ from shoal.agents.contract.drift import (
     BINS,
     EDGES,
     FEWEST_CALLS,
-    LEVEL,
     InputWatch,
     bin_of,
     calibration_of,

@@ -148,5 +148,5 @@ def test_proof_that_a_contract_is_kept_is_rare_where_it_is_not() -> None:
 
 
 def test_an_alpha_that_is_none_is_refused_with_what_to_write() -> None:
-    with pytest.raises(ValueError, match="write 0.05"):
+    with pytest.raises(ValueError, match=r"write 0\.05"):
         bet_shares(5)

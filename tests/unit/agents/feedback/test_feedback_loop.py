@@ -7,11 +7,12 @@ import psutil
 import pytest
 
 from shoal.agents.fakes import FakeClock, ListLearner
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, comparison_of
+from shoal.agents.feedback.feedback_loop import FeedbackLoop
 from shoal.agents.feedback.feedback_state import ComparisonSeen
 from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.feedback.seen import event_of
 from shoal.agents.registry.records import Task, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.tasks.finder import find_tasks
@@ -162,7 +163,7 @@ def test_a_comparison_is_read_from_the_plain_data_that_gateways_send() -> None:
         "accepted": True,
         "confidence": 0.9,
     }
-    assert comparison_of(data) == ComparisonSeen(version_key="t@1", judged=True, agrees=False, accepted=True)
+    assert event_of(data) == ComparisonSeen(version_key="t@1", judged=True, agrees=False, accepted=True)
 
 
 def test_a_registry_that_does_not_answer_is_said_and_tried_again(site: Site) -> None:
