@@ -14,6 +14,7 @@ from typing import TypeAlias
 from shoal.agents.feedback import schedule, watching
 from shoal.agents.feedback.governance import MoveVersions
 from shoal.agents.feedback.rollout import (
+    BROKEN,
     Compared,
     CountComparison,
     Policy,
@@ -83,6 +84,7 @@ class FeedbackState:
     def __init__(self, policy: Policy, learning: LearningPolicy) -> None:
         self._rollout = Rollout(policy)
         self._watching = Watching()
+        self._names: Mapping[TaskId, str] = {}
         self.schedule = Schedule(learning)
 
     def handle(self, event: Event) -> list[Command]:
@@ -98,9 +100,12 @@ class FeedbackState:
 
     def _read(self, event: RegistryRead) -> list[Command]:
         self.schedule.handle(TasksRead(tasks=event.tasks, versions=event.versions))
-        for key, (reason, at) in event.broken.items():
-            task_id = TaskId(key.rpartition("@")[0])
-            self.schedule.handle(ContractBroken(task_id=task_id, version_key=key, reason=reason, at=at))
+        self._names = {task.id: task.name for task in event.tasks}
+        for key, (why, at) in event.broken.items():
+            reason = f"contract of {self._called(key)} broken: {why.removeprefix(BROKEN)}"
+            self.schedule.handle(
+                ContractBroken(task_id=_task_of(key), version_key=key, reason=reason, at=at)
+            )
         moves = self._rollout.handle(
             VersionsRead(epoch=event.epoch, versions=event.versions, tallies=event.tallies)
         )
@@ -116,5 +121,15 @@ class FeedbackState:
                 continue
             out.append(command)
             if isinstance(command, ReportDrift):
-                self.schedule.handle(DriftSeen(task_id=command.task_id, reason=command.reason, at=command.at))
+                reason = f"{self._called(command.version_key)}: {command.reason}"
+                self.schedule.handle(DriftSeen(task_id=command.task_id, reason=reason, at=command.at))
         return out
+
+    def _called(self, key: str) -> str:
+        """A version as people know it."""
+        task_id = _task_of(key)
+        return f"{self._names.get(task_id, task_id)}@{key.rpartition('@')[2]}"
+
+
+def _task_of(key: str) -> TaskId:
+    return TaskId(key.rpartition("@")[0])

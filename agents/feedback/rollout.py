@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from shoal.agents.contract.sequential import RiskTest, Wager, risk_factors, shows_contract
 from shoal.agents.feedback import governance
@@ -24,6 +24,8 @@ _STAGES: Mapping[VersionState, str] = {
     VersionState.CANARY: "canary",
     VersionState.SERVING: "audit",
 }
+#: begins the reason of a version that was taken back
+BROKEN: Final = "contract broken: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,7 @@ class Rollout:
         said = self._said.get(version.key, Said())
         test = RiskTest(audits=here.bets, feedback=said.e_value)
         if test.breaks(version.delta):
-            why = f"contract broken: {here.wrong} of {here.compared} answers differed from the generalist's"
+            why = f"{BROKEN}{here.wrong} of {here.compared} answers differed from the generalist's"
             if said.contradicted:
                 why += f", {said.contradicted} of {said.given} given were contradicted"
             why += f" (e-value {min(test.e_value, 1e9):.4g}, limit {1 / version.delta:.4g})"

@@ -209,7 +209,7 @@ def _drift(version: Version, watch: Watch, *, is_new: bool) -> ReportDrift:
     return ReportDrift(
         version_key=version.key,
         task_id=version.task_id,
-        reason=f"inputs of {version.key} drifted: over {watch.inputs.count:,} calls its confidences are not those of its calibration "
+        reason=f"inputs drifted: over {watch.inputs.count:,} calls its confidences are not those of its calibration "
         f"(distance {distance:.2f}, level {LEVEL:g})",
         at=at,
         is_new=is_new,
