@@ -103,9 +103,7 @@ class FeedbackState:
         self._names = {task.id: task.name for task in event.tasks}
         for key, (why, at) in event.broken.items():
             reason = f"contract of {self._called(key)} broken: {why.removeprefix(BROKEN)}"
-            self.schedule.handle(
-                ContractBroken(task_id=_task_of(key), version_key=key, reason=reason, at=at)
-            )
+            self.schedule.handle(ContractBroken(task_id=_task_of(key), version_key=key, reason=reason, at=at))
         moves = self._rollout.handle(
             VersionsRead(epoch=event.epoch, versions=event.versions, tallies=event.tallies)
         )

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import psutil
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from shoal.agents.registry import tables as t
 from shoal.agents.registry import evidence, trainings, versions
+from shoal.agents.registry import tables as t
 from shoal.agents.registry.database import Database
 from shoal.agents.registry.evidence import Evidence, Seen
 from shoal.agents.registry.lifecycle import Asker, Move

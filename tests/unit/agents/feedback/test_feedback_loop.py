@@ -204,7 +204,10 @@ def test_a_broken_contract_takes_a_version_back_and_begins_a_run_that_says_why(s
     run = site.runs.running()
     assert run is not None
     assert run.tasks == (site.task.id,)
-    assert run.reason == f"contract of {site.task.name}@1 broken: {last['reason'].removeprefix('contract broken: ')}"
+    assert (
+        run.reason
+        == f"contract of {site.task.name}@1 broken: {last['reason'].removeprefix('contract broken: ')}"
+    )
 
 
 def test_the_last_good_version_serves_again_where_there_is_one(site: Site) -> None:
