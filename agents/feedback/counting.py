@@ -78,7 +78,7 @@ class Counting:
             self._bets[place] = command.bets.to_dict()
         elif isinstance(command, KeepWatch):
             self._watches[command.version_key] = command.watch.to_dict()
-        elif command.is_new:
+        else:
             self._notes.append((command.version_key, command.reason))
 
     def keep(self) -> int:

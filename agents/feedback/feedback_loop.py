@@ -239,7 +239,7 @@ class FeedbackLoop:
             for event in self._counting.take(batch):
                 for command in [*self._state.handle(event), *self._contradict(event)]:
                     if isinstance(command, CountComparison | KeepWatch | ReportDrift):
-                        self._counting.count(command)
+                        self._counting.count(command)  # drift that is read back is carried out: it is no news
                     else:
                         following.append(command)
         self.standing.compared += self._counting.keep()
@@ -274,8 +274,6 @@ class FeedbackLoop:
                     # somebody else has changed the registry: it is read, and all is decided anew
                     self._read_again = True
                     log.info("%s", error)
-            elif isinstance(command, ReportDrift):
-                log.info("%s", command.reason)
             elif isinstance(command, StartLearning):
                 self._begin(command)
 

@@ -121,13 +121,12 @@ class KeepWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportDrift:
-    """A version's inputs have drifted. `is_new`: it was seen just now, and is to be told in the version's history."""
+    """A version's inputs have drifted: said when it is seen, and again when it is read back. Only the former is news for its history."""
 
     version_key: str
     task_id: TaskId
     reason: str
     at: float
-    is_new: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +175,7 @@ class Watching:
                 continue
             commands.append(self._weigh(version))
             if watch.inputs.drifted_at is not None:
-                commands.append(_drift(version, watch, is_new=False))
+                commands.append(_drift(version, watch))
         return commands
 
     def _see(self, version: Version, event: InputsSeen) -> list[Command]:
@@ -189,7 +188,7 @@ class Watching:
         self._watches[version.key] = after
         commands: list[Command] = [KeepWatch(version_key=version.key, watch=after)]
         if after.inputs.drifted_at is not None and before.inputs.drifted_at is None:
-            commands.append(_drift(version, after, is_new=True))
+            commands.append(_drift(version, after))
         return [*commands, self._weigh(version)]
 
     def _weigh(self, version: Version) -> WeighSaid:
@@ -202,7 +201,7 @@ class Watching:
         return WeighSaid(version_key=version.key, said=said)
 
 
-def _drift(version: Version, watch: Watch, *, is_new: bool) -> ReportDrift:
+def _drift(version: Version, watch: Watch) -> ReportDrift:
     at = watch.inputs.drifted_at or 0.0
     calibration = calibration_of(version.evidence) or []
     distance = watch.inputs.distance(calibration) if calibration else 0.0
@@ -212,5 +211,4 @@ def _drift(version: Version, watch: Watch, *, is_new: bool) -> ReportDrift:
         reason=f"inputs drifted: over {watch.inputs.count:,} calls its confidences are not those of its calibration "
         f"(distance {distance:.2f}, level {LEVEL:g})",
         at=at,
-        is_new=is_new,
     )
