@@ -13,7 +13,7 @@ may see it. Where no alarm came within `MOST` calls in half of the replays the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,15 @@ def alarms(wrong: Flags, alpha: float = ALPHA, delta: float = DELTA) -> int:
         if RiskTest(audits=wager).breaks(delta):
             return place
     return 0
+
+
+def plain_alarms(wrong: Flags) -> int:
+    """As `alarms`, had all of the capital been laid at the start: the usual mixture of bets."""
+    steps = np.log([risk_factors(ALPHA, flag) for flag in (False, True)])
+    capitals = np.cumsum(steps[wrong.astype(int)], axis=0)
+    e_values = np.mean(np.exp(np.minimum(capitals, 500.0)), axis=1)
+    over = np.flatnonzero(e_values >= 1 / DELTA)
+    return int(over[0]) + 1 if over.size else 0
 
 
 def feedback_alarms(wrong: Flags, block: int) -> bool:
@@ -133,6 +142,13 @@ def measure_power(bench: Bench) -> None:
             name = f"calls_until_rollback_risk_{risk * 100:g}_audit_{share * 100:g}"
             publish(bench, name, found[share], replays)
         rows.append((f"{risk:.1%} wrong", "", "", *(_shown(found[s]) for s in SHARES)))
+        plain = {}
+        for share in SHARES:
+            flags = [_flags(rng, GOOD_RISK, risk) for _ in range(replays)]
+            plain[share] = median([_until(own, share, rng, test=plain_alarms) for own in flags])
+        name = f"calls_until_rollback_risk_{risk * 100:g}_audit_100_bets_at_start_only"
+        publish(bench, name, plain[1.0], replays)
+        rows.append(("bets at the start only", "", "", *(_shown(plain[s]) for s in SHARES)))
     table(f"calls until rollback, after {CALM:,} calls with {GOOD_RISK:.0%} wrong", rows)
 
 
@@ -140,7 +156,13 @@ def _flags(rng: np.random.Generator, before: float, after: float) -> Flags:
     return np.concatenate([rng.random(CALM) < before, rng.random(MOST) < after])
 
 
-def _until(wrong: Flags, share: float, rng: np.random.Generator, answered: Flags | None = None) -> float:
+def _until(
+    wrong: Flags,
+    share: float,
+    rng: np.random.Generator,
+    answered: Flags | None = None,
+    test: Callable[[Flags], int] = alarms,
+) -> float:
     """Calls from the fault to the alarm; infinite where none came, NaN where it came before the fault.
 
     `wrong`, `answered`: of each call, `CALM` of them before the fault.
@@ -149,7 +171,7 @@ def _until(wrong: Flags, share: float, rng: np.random.Generator, answered: Flags
     if answered is not None:
         drawn &= answered
     audited = np.flatnonzero(drawn)
-    at = alarms(wrong[audited])
+    at = test(wrong[audited])
     if not at:
         return np.inf
     call = int(audited[at - 1]) + 1 - CALM

@@ -15,6 +15,7 @@ from shoal.agents.registry.records import Version, VersionState
 
 #: `unwatched`: its calibration's confidences were not kept, so there is nothing to compare with
 Drift: TypeAlias = Literal["unwatched", "none seen", "drifted"]
+_UNWATCHED: Final = "drift of its inputs is not watched: it was made before that, or on too few calls"
 _STAGES: Final[Mapping[VersionState, str]] = {
     VersionState.SHADOW: "shadow",
     VersionState.CANARY: "canary",
@@ -59,7 +60,7 @@ class AuditView:
     def lines(self) -> list[str]:
         """For people."""
         if self.is_empty:
-            return ["nothing seen of it yet"]
+            return ["nothing seen of it yet", *([_UNWATCHED] if self.drift == "unwatched" else [])]
         where = {"shadow": "in shadow", "canary": "as a canary"}.get(self.stage, "since it serves")
         lines = [
             f"{self.compared:,} answers compared {where}, {self.wrong:,} differed from the generalist's",
@@ -67,7 +68,7 @@ class AuditView:
             f"e-value {_number(self.e_value)} against a limit of {_number(self.limit)}; at the limit it is taken back",
         ]
         if self.drift == "unwatched":
-            lines.append("drift of its inputs is not watched: it was made before that, or on too few calls")
+            lines.append(_UNWATCHED)
         elif self.drifted_at is not None:
             when = datetime.fromtimestamp(self.drifted_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
             lines.append(f"its inputs drifted: seen {when} ({self._inputs()})")
