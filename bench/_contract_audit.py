@@ -1,7 +1,7 @@
 """How often the sequential tests cry wolf, and how many calls pass until a version that went bad is taken back.
 
-**False alarms**: versions that are wrong on exactly alpha of their answers, each watched over 10,000 calls by the same code as a site
-(`agents/contract/sequential.py`), with every call audited, and one in twenty. Beside it the worst that feedback can do (every wrong
+**False alarms**: versions that are wrong on exactly alpha of their answers, each watched over 10,000 calls as a site does
+(`agents/contract/sequential.py`; the replays are computed all at once, and a few of them by the site's own code too), with every call audited, and one in twenty. Beside it the worst that feedback can do (every wrong
 answer is contradicted), and the watch over inputs (`drift.py`) on calls like those of calibration.
 
 **Power**: calls from a fault to the alarm, median over replays, after `CALM` calls without one. First for a given share of wrong answers;
@@ -13,6 +13,7 @@ may see it. Where no alarm came within `MOST` calls in half of the replays the f
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from _bench import Bench, main
 from _contract_faults import (
     Specialist,
     World,
+    load,
     masked,
     misspelt,
     noisy,
@@ -35,7 +37,15 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.agents.contract.drift import BINS, LEVEL, InputWatch, bin_of
-from shoal.agents.contract.sequential import Block, RiskTest, Wager, feedback_e_value, risk_factors
+from shoal.agents.contract.sequential import (
+    FEEDBACK_SHARE,
+    Block,
+    RiskTest,
+    Wager,
+    feedback_e_value,
+    kept_back,
+    risk_factors,
+)
 
 ALPHA = DELTA = 0.05
 CALLS = 10_000
@@ -50,24 +60,50 @@ Flags = NDArray[np.bool_]
 # -- false alarms
 
 
-def alarms(wrong: Flags, alpha: float = ALPHA, delta: float = DELTA) -> int:
-    """At which audited answer the test alarms, from 1; 0 for never."""
+def alarm(wrong: Flags) -> int:
+    """At which audited answer the site's own code alarms, from 1; 0 for never."""
     wager = Wager()
-    factors = {flag: risk_factors(alpha, flag) for flag in (False, True)}
+    factors = {flag: risk_factors(ALPHA, flag) for flag in (False, True)}
     for place, flag in enumerate(wrong.tolist(), start=1):
         wager = wager.after(factors[flag])
-        if RiskTest(audits=wager).breaks(delta):
+        if RiskTest(audits=wager).breaks(DELTA):
             return place
     return 0
 
 
-def plain_alarms(wrong: Flags) -> int:
+def alarms(replays: Sequence[Flags]) -> list[int]:
+    """`alarm` of each, all at once. Raises RuntimeError where the two do not agree on the first few."""
+    longest = max(map(len, replays))
+    wrong = np.zeros((len(replays), longest), dtype=bool)
+    for row, own in zip(wrong, replays, strict=True):
+        row[: len(own)] = own
+    up, down = (np.array(risk_factors(ALPHA, flag)) for flag in (True, False))
+    capitals = np.zeros((len(replays), len(up)))
+    found = np.zeros(len(replays), dtype=int)
+    for place in range(1, longest + 1):
+        laid = kept_back(place) - kept_back(place + 1)
+        capitals = np.minimum((capitals + laid) * np.where(wrong[:, place - 1, None], up, down), 1e250)
+        audits = kept_back(place + 1) + capitals.mean(axis=1)
+        over = (1 - FEEDBACK_SHARE) * audits + FEEDBACK_SHARE >= 1 / DELTA
+        found[over & (found == 0)] = place
+        if found.all():
+            break
+    out = [int(at) if at <= len(own) else 0 for at, own in zip(found, replays, strict=True)]
+    for at, own in list(zip(out, replays, strict=True))[:3]:
+        if alarm(own) != at:
+            raise RuntimeError(f"The site's code alarms at {alarm(own)}, the benchmark at {at}.")
+    return out
+
+
+def plain_alarms(replays: Sequence[Flags]) -> list[int]:
     """As `alarms`, had all of the capital been laid at the start: the usual mixture of bets."""
     steps = np.log([risk_factors(ALPHA, flag) for flag in (False, True)])
-    capitals = np.cumsum(steps[wrong.astype(int)], axis=0)
-    e_values = np.mean(np.exp(np.minimum(capitals, 500.0)), axis=1)
-    over = np.flatnonzero(e_values >= 1 / DELTA)
-    return int(over[0]) + 1 if over.size else 0
+    out = []
+    for wrong in replays:
+        capitals = np.cumsum(steps[wrong.astype(int)], axis=0)
+        over = np.flatnonzero(np.mean(np.exp(np.minimum(capitals, 500.0)), axis=1) >= 1 / DELTA)
+        out.append(int(over[0]) + 1 if over.size else 0)
+    return out
 
 
 def feedback_alarms(wrong: Flags, block: int) -> bool:
@@ -88,9 +124,8 @@ def measure_false_alarms(bench: Bench) -> None:
     unit = f"share of {replays} replays of {CALLS:,} calls, risk exactly alpha"
     found = {}
     for share in (1.0, 0.05):
-        found[share] = float(
-            np.mean([alarms(rng.random(round(CALLS * share)) < ALPHA) > 0 for _ in range(replays)])
-        )
+        drawn = [rng.random(round(CALLS * share)) < ALPHA for _ in range(replays)]
+        found[share] = float(np.mean(np.array(alarms(drawn)) > 0))
     bench.figure("false_alarm_share", found[1.0], f"{unit}, all audited", at_most=round(bound, 4))
     bench.figure("false_alarm_share_audit_5", found[0.05], f"{unit}, 5% audited", at_most=round(bound, 4))
     spoken = [feedback_alarms(rng.random(CALLS) < ALPHA, 200) for _ in range(replays)]
@@ -100,7 +135,7 @@ def measure_false_alarms(bench: Bench) -> None:
         f"{unit}, none audited, every wrong answer contradicted",
         at_most=round(bound, 4),
     )
-    few = replays // 5
+    few = replays // 10
     bound = LEVEL + 2 * float(np.sqrt(LEVEL * (1 - LEVEL) / few))
     drifted = [watch(rng.beta(8, 2, 500), rng.beta(8, 2, CALLS)) is not None for _ in range(few)]
     bench.figure(
@@ -131,21 +166,21 @@ def drifts(calibration: Sequence[int], bins: Sequence[int], key: str = "replay")
 
 def measure_power(bench: Bench) -> None:
     """By the share of wrong answers alone."""
-    replays = 20 if bench.arguments.quick else 100
+    replays = 30 if bench.arguments.quick else 100
     rng = np.random.default_rng(2)
     rows = []
     for risk in (0.075, 0.1, 0.2, 0.5):
         found = {}
         for share in SHARES:
-            calls = [_until(_flags(rng, GOOD_RISK, risk), share, rng) for _ in range(replays)]
-            found[share] = median(calls)
+            flags = [_flags(rng, GOOD_RISK, risk) for _ in range(replays)]
+            found[share] = median(_until(flags, share, rng))
             name = f"calls_until_rollback_risk_{risk * 100:g}_audit_{share * 100:g}"
             publish(bench, name, found[share], replays)
         rows.append((f"{risk:.1%} wrong", "", "", *(_shown(found[s]) for s in SHARES)))
         plain = {}
         for share in SHARES:
             flags = [_flags(rng, GOOD_RISK, risk) for _ in range(replays)]
-            plain[share] = median([_until(own, share, rng, test=plain_alarms) for own in flags])
+            plain[share] = median(_until(flags, share, rng, test=plain_alarms))
         name = f"calls_until_rollback_risk_{risk * 100:g}_audit_100_bets_at_start_only"
         publish(bench, name, plain[1.0], replays)
         rows.append(("bets at the start only", "", "", *(_shown(plain[s]) for s in SHARES)))
@@ -157,25 +192,28 @@ def _flags(rng: np.random.Generator, before: float, after: float) -> Flags:
 
 
 def _until(
-    wrong: Flags,
+    replays: Sequence[Flags],
     share: float,
     rng: np.random.Generator,
-    answered: Flags | None = None,
-    test: Callable[[Flags], int] = alarms,
-) -> float:
-    """Calls from the fault to the alarm; infinite where none came, NaN where it came before the fault.
+    answered: Sequence[Flags] | None = None,
+    test: Callable[[Sequence[Flags]], list[int]] = alarms,
+) -> list[float]:
+    """Of each replay the calls from the fault to the alarm; infinite where none came, NaN where it came before the fault.
 
-    `wrong`, `answered`: of each call, `CALM` of them before the fault.
+    `replays`, `answered`: of each call whether it is wrong, whether it is answered; `CALM` of them before the fault.
     """
-    drawn = rng.random(len(wrong)) < share
-    if answered is not None:
-        drawn &= answered
-    audited = np.flatnonzero(drawn)
-    at = test(wrong[audited])
-    if not at:
-        return np.inf
-    call = int(audited[at - 1]) + 1 - CALM
-    return float(call) if call > 0 else np.nan
+    audited = []
+    for place, wrong in enumerate(replays):
+        drawn = rng.random(len(wrong)) < share
+        if answered is not None:
+            drawn &= answered[place]
+        audited.append(np.flatnonzero(drawn))
+    found = test([wrong[own] for wrong, own in zip(replays, audited, strict=True)])
+    out = []
+    for at, own in zip(found, audited, strict=True):
+        call = int(own[at - 1]) + 1 - CALM if at else 0
+        out.append(np.inf if not at else float(call) if call > 0 else np.nan)
+    return out
 
 
 def median(calls: Sequence[float]) -> float:
@@ -209,12 +247,15 @@ def measure_real(bench: Bench, data: Path) -> None:
     if not all((traces / f"mixed_{part}.jsonl.gz").is_file() for part in ("log", "eval")):
         bench.skip(["calls_until_rollback_labels"], f"no mixed_log or mixed_eval in {traces}; see --data")
         return
-    specialist = train(data, alpha=ALPHA, delta=DELTA, quick=bench.arguments.quick)
+    home = getattr(bench.arguments, "home", None)
+    specialist = None if home is None else load(data, home)
+    if specialist is None:
+        specialist = train(data, alpha=ALPHA, delta=DELTA, quick=bench.arguments.quick)
     calm = specialist.world()
     given = calm.confidences >= specialist.threshold
     bench.figure("audit_bank_coverage", float(given.mean()), "share answered, before any fault")
     bench.figure("audit_bank_risk", float(calm.wrong[given].mean()), "share wrong of those answered")
-    replays = 20 if bench.arguments.quick else 100
+    replays = 30 if bench.arguments.quick else 100
     rng = np.random.default_rng(3)
     rows = []
     for fault in faults(specialist, calm):
@@ -222,7 +263,7 @@ def measure_real(bench: Bench, data: Path) -> None:
         name = f"{fault.name}_{fault.severity}"
         for share in SHARES:
             publish(bench, f"calls_until_rollback_{name}_audit_{share * 100:g}", found[share], replays)
-        publish(bench, f"calls_until_drift_{name}", drift, replays // 5)
+        publish(bench, f"calls_until_drift_{name}", drift, replays // 10)
         answered = fault.after.confidences >= specialist.threshold
         weights = np.ones(len(answered)) if fault.weights is None else fault.weights
         coverage = float(np.average(answered, weights=weights))
@@ -290,19 +331,17 @@ def replayed(
     wrong = (fault.before.wrong, fault.after.wrong)
     given = tuple(w.confidences >= specialist.threshold for w in (fault.before, fault.after))
     bins = [np.array([bin_of(c) for c in w.confidences]) for w in (fault.before, fault.after)]
-    calls: dict[float, list[float]] = {share: [] for share in SHARES}
     drift: list[float] = []
+    flags, answered = [], []
     for replay in range(replays):
         first, then = (rng.choice(count, size, p=chance) for size in (CALM, MOST))
-        flags = np.concatenate([wrong[0][first], wrong[1][then]])
-        answered = np.concatenate([given[0][first], given[1][then]])
-        for share in SHARES:
-            calls[share].append(_until(flags, share, rng, answered))
-        if replay < replays // 5:
+        flags.append(np.concatenate([wrong[0][first], wrong[1][then]]))
+        answered.append(np.concatenate([given[0][first], given[1][then]]))
+        if replay < replays // 10:
             seen = np.concatenate([bins[0][first], bins[1][then]]).tolist()
             at = drifts(specialist.calibration, seen, key=str(replay))
             drift.append(np.inf if at is None else np.nan if at <= CALM else float(at - CALM))
-    return {share: median(own) for share, own in calls.items()}, median(drift)
+    return {share: median(_until(flags, share, rng, answered)) for share in SHARES}, median(drift)
 
 
 # -- what people see
@@ -330,9 +369,15 @@ def measure(bench: Bench, data: Path) -> None:
     measure_real(bench, data)
 
 
+def more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--home", type=Path, default=None, help="a site that has learnt mixed_log; else one task is learnt"
+    )
+
+
 def run(bench: Bench) -> None:
     measure(bench, bench.arguments.data)
 
 
 if __name__ == "__main__":
-    main("contract audit", "False alarms and power of the contract's audit.", run)
+    main("_contract_audit", "False alarms and power of the contract's audit.", run, more)

@@ -21,10 +21,15 @@ from shoal.agents.contract.drift import histogram
 from shoal.agents.contract.loss import normal_label
 from shoal.agents.learning.classifier import train_classifier
 from shoal.agents.learning.held_out import answers_of
+from shoal.agents.learning.learnt_calls import read_learnt_calls
 from shoal.agents.learning.splits import split_examples, without_duplicates
 from shoal.agents.learning.training import Example, TrainContext
 from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.traces.chat import ChatRequest
+from shoal.agents.traces.erased import id_digests
+from shoal.home import Home
 from shoal.serve.engines.classifier import ClassifierEngine
 
 SITE = "bank_intent"
@@ -101,8 +106,33 @@ def train(data: Path, *, alpha: float, delta: float, quick: bool) -> Specialist:
     ]
     found = calibrate(confidences, wrong, alpha, delta)
     held_out = read(data / "traces" / "mixed_eval.jsonl.gz", SITE)
-    strangers = [e.request.last_user_text for e in read(data / "traces" / "mixed_eval.jsonl.gz", STRANGE)]
-    return Specialist(engine, found.threshold, histogram(confidences), held_out, strangers)
+    return Specialist(engine, found.threshold, histogram(confidences), held_out, _strangers(data))
+
+
+def load(data: Path, home: Path) -> Specialist | None:
+    """The one of a site that has learnt the log. None where it has none, or where its calibration calls cannot be told from the rest."""
+    place = Home(home)
+    registry = SqlRegistry(place.database)
+    held_out = read(data / "traces" / "mixed_eval.jsonl.gz", SITE)
+    tasks = registry.tasks()
+    task_id = Matcher([(task.id, task) for task in tasks]).match(held_out[0].request).task_id
+    found = [v for v in registry.versions() if v.task_id == task_id and v.kind == "classifier"]
+    registry.close()
+    if not found:
+        return None
+    version = found[-1]
+    split = split_examples(read(data / "traces" / "mixed_log.jsonl.gz", SITE), seed=version.evidence["seed"])
+    folder = place.models / version.folder
+    learnt = read_learnt_calls(folder)
+    if not len(learnt) or np.isin(id_digests(e.id for e in split.calibration), learnt).any():
+        return None
+    engine = ClassifierEngine.load(folder)
+    confidences = [_confidence(a) for a in answers_of(engine, split.calibration)]
+    return Specialist(engine, version.threshold, histogram(confidences), held_out, _strangers(data))
+
+
+def _strangers(data: Path) -> list[str]:
+    return [e.request.last_user_text for e in read(data / "traces" / "mixed_eval.jsonl.gz", STRANGE)]
 
 
 # -- inputs
