@@ -82,7 +82,8 @@ def read(path: Path, site: str) -> list[Example]:
         if sites[row["id"]] == site:
             said = row["response"]["choices"][0]["message"].get("content") or ""
             request = ChatRequest(body=row["request"])
-            out.append(Example(id=row["id"], request=request, content=said, group=row["id"]))
+            # the group that learning gives a call without a conversation, so that the split is the same
+            out.append(Example(id=row["id"], request=request, content=said, group=f"call {row['id']}"))
     return out
 
 
