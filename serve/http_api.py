@@ -146,7 +146,9 @@ class _Api:
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format, of this replica."""
         await self.let_in(request, "chat")
-        return Response(self._service.metrics.render(), media_type=metrics.CONTENT_TYPE)
+        # beside the loop: some of it is read from the database
+        page = await asyncio.to_thread(self._service.metrics.render)
+        return Response(page, media_type=metrics.CONTENT_TYPE)
 
     async def let_in(self, request: Request, scope: KeyScope) -> Caller:
         client, headers = request.client, request.headers

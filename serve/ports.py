@@ -143,6 +143,29 @@ class ComparisonMade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputsSeen:
+    """A version was asked a few times: how sure it was, and nothing of what was said.
+
+    Attributes:
+        bins: of its confidences where the router chose it, in the order of the calls (`agents/contract/drift.py`).
+        given: how many of its answers were sure enough for its contract and went to clients, also where they named it.
+        key: unique; ties of the test are broken by it.
+        since: when the first of the calls came, seconds since the epoch; `at`: when the last was answered.
+    """
+
+    version_key: str
+    bins: tuple[int, ...]
+    given: int
+    key: str
+    since: float
+    at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with `type`: msgpack takes it as it is."""
+        return {"type": "inputs", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackGiven:
     """A client's verdict on an answer that it got.
 
@@ -165,9 +188,9 @@ class FeedbackGiven:
         return {"type": "feedback", **asdict(self)}
 
 
-Observation: TypeAlias = ComparisonMade | FeedbackGiven
+Observation: TypeAlias = ComparisonMade | InputsSeen | FeedbackGiven
 
-#: takes an event to the feedback actor. For feedback its return means: kept. May raise; comparisons are then dropped.
+#: takes an event to the feedback actor. For feedback its return means: kept. May raise; other events are then dropped.
 Observe: TypeAlias = Callable[[Observation], Awaitable[None]]
 
 #: why the gateway is not ready yet; empty when it is

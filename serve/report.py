@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from shoal.agents.contract.break_even import CORE_HOUR_USD, Price
+from shoal.agents.feedback.audit_view import AuditView
 from shoal.agents.ports import Engine, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.routing.snapshot import LIVE_STATES
@@ -33,6 +34,8 @@ __all__ = ["Price", "Report", "gather", "render", "write_report"]
 
 #: makes a version answer; raises CorruptModel where its folder is not what its card says
 Load = Callable[[Version], Engine]
+#: what was seen of a version since it is asked
+Audit = Callable[[Version], AuditView]
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _MOST_MODELS = 12
 
@@ -46,6 +49,7 @@ def gather(
     now: float,
     core_hour_usd: float = CORE_HOUR_USD,
     load: Load | None = None,
+    audit: Audit | None = None,
 ) -> Report:
     """Read registry and traces into what the page says. Every trace is read once.
 
@@ -53,6 +57,7 @@ def gather(
         now: seconds since the epoch.
         core_hour_usd: what an hour of one core costs.
         load: asks specialists what they say to the calls that their evidence points to; left out where None.
+        audit: how a version's audit stands; left out where None.
     """
     tasks = [task for task in registry.tasks() if not task.match.get("retired")]
     versions: dict[TaskId, list[Version]] = {}
@@ -84,6 +89,7 @@ def gather(
                 picked=read.picked,
                 answers=answers,
                 fault=fault,
+                audit=None if audit is None or answering is None else audit(answering),
             )
         )
     return _report(home, views, read, price=price, core_hour_usd=core_hour_usd, now=now, all_cost=all_cost)
@@ -185,6 +191,7 @@ def write_report(
     now: float | None = None,
     core_hour_usd: float = CORE_HOUR_USD,
     load: Load | None = None,
+    audit: Audit | None = None,
 ) -> Report:
     """Write the page to `out`, whole or not at all; returns what it says.
 
@@ -199,6 +206,7 @@ def write_report(
         now=datetime.now(UTC).timestamp() if now is None else now,
         core_hour_usd=core_hour_usd,
         load=load,
+        audit=audit,
     )
     page = render(report)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")

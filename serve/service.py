@@ -6,6 +6,7 @@ and everything that it needs is handed in.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with
 from shoal.serve.collect import Collector, call_pieces, text_pieces
 from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
+from shoal.serve.inputs import Inputs
 from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
 from shoal.serve.model_list import model_objects, named
@@ -117,6 +119,7 @@ class ChatService:
         self._charge = charge
         self._unready = unready
         self.background = Background(background_limit)
+        self._inputs = Inputs(observe, clock, self.background.start)
         self._asking = Asking(
             generalist=generalist,
             specialists=specialists,
@@ -250,6 +253,8 @@ class ChatService:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
+        with contextlib.suppress(ShoalError):
+            await self._inputs.close()
         await self.background.close()
 
     # -- deciding -----------------------------------------------------------------------------------------
@@ -360,6 +365,7 @@ class ChatService:
         if incomplete:
             self.metrics.incomplete(incomplete)
         else:
+            self._inputs.note(call, given=by_specialist)
             self._comparisons.follow_up(call, answer)
         return cost
 

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shoal.agents.feedback.audit_view import AuditView, audit_of
 from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
-from shoal.errors import StorageFull
+from shoal.errors import ShoalError, StorageFull
 from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
@@ -29,6 +30,7 @@ from shoal.serve.deployer import ServeHandle
 from shoal.serve.follower import Fetch, Follower
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.judging import SlotJudge
+from shoal.serve.metrics import Metrics
 from shoal.serve.placing import last_placement
 from shoal.serve.ports import Observe, Place, Plans
 from shoal.serve.service import ChatService
@@ -142,6 +144,7 @@ class SiteService:
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,
             charge=charge,
             plans=plans,
+            metrics=Metrics(audits=self._audits),
         )
 
     async def close(self) -> None:
@@ -151,6 +154,18 @@ class SiteService:
         if self._generalist is not None:
             await self._generalist.close()
         self._spool.close()
+
+    def _audits(self) -> dict[str, AuditView]:
+        """Of the versions that are asked. A database that does not answer has none to show."""
+        try:
+            names = {task.id: task.name for task in self._registry.tasks()}
+            return {
+                f"{names[v.task_id]}@{v.number}": audit_of(v, self._registry.evidence(v.key))
+                for v in self._registry.versions()
+                if v.state in LIVE_STATES and v.task_id in names
+            }
+        except ShoalError:
+            return {}
 
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())

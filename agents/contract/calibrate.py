@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
+from shoal.agents.contract.drift import histogram
+
 #: a threshold that no confidence reaches: the specialist never answers
 NEVER = 2.0
 #: how far below the least sure calibration answer the threshold lies where all of them may be given
@@ -54,6 +56,7 @@ class Calibration:
         coverage, risk, upper_bound: on the calibration calls at this threshold: share answered, share of those that
             are wrong, and the bound that this share has with confidence 1 - delta.
         curve: every threshold that was tested, in the order of testing.
+        confidences: how many calibration calls have a confidence in each bin of `drift.py`: what inputs are to look like later.
     """
 
     threshold: float
@@ -66,6 +69,7 @@ class Calibration:
     delta: float
     curve: Sequence[Point]
     reason: str = ""
+    confidences: Sequence[int] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the registry's evidence."""
@@ -79,6 +83,7 @@ class Calibration:
             "alpha": self.alpha,
             "delta": self.delta,
             "reason": self.reason,
+            "confidences": list(self.confidences),
             "curve": [[p.threshold, p.coverage, p.risk, p.upper_bound] for p in self.curve],
         }
 
@@ -156,6 +161,7 @@ def calibrate(
         alpha=alpha,
         delta=delta,
         curve=tuple(curve),
+        confidences=tuple(histogram(conf.tolist())),
     )
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from shoal.agents.feedback.feedback_state import Event
 from shoal.agents.feedback.rollout import CountComparison
+from shoal.agents.feedback.watching import KeepWatch, ReportDrift
+from shoal.agents.registry.evidence import Seen
 
 
 class CountingRegistry(Protocol):
-    def add_comparisons(
-        self, counts: Mapping[tuple[str, str], tuple[int, int]], *, senders: Mapping[str, int]
-    ) -> None:
-        """(version key, stage) -> (compared, agreed) to add; sender -> its highest number among them. One change."""
+    def keep(self, seen: Seen) -> None:
+        """All of it in one change."""
         ...
 
     def counted(self, sender: str) -> int:
@@ -50,6 +50,9 @@ class Counting:
         #: sender -> the highest number that was seen, durable or not
         self._seen: dict[str, int] = {}
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self._bets: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._watches: dict[str, Mapping[str, Any]] = {}
+        self._notes: list[tuple[str, str]] = []
         self._senders: dict[str, int] = {}
         self._waiting: list[Callable[[], object]] = []
 
@@ -66,19 +69,33 @@ class Counting:
                 self._seen[batch.sender] = self._senders[batch.sender] = number
                 yield event
 
-    def count(self, command: CountComparison) -> None:
-        """Remember to add one comparison to the durable counts."""
-        place = (command.version_key, command.stage)
-        compared, agreed = self._counts.get(place, (0, 0))
-        self._counts[place] = (compared + 1, agreed + int(command.agrees))
+    def count(self, command: CountComparison | KeepWatch | ReportDrift) -> None:
+        """Remember to make durable what was seen."""
+        if isinstance(command, CountComparison):
+            place = (command.version_key, command.stage)
+            compared, agreed = self._counts.get(place, (0, 0))
+            self._counts[place] = (compared + 1, agreed + int(command.agrees))
+            self._bets[place] = command.bets.to_dict()
+        elif isinstance(command, KeepWatch):
+            self._watches[command.version_key] = command.watch.to_dict()
+        else:
+            self._notes.append((command.version_key, command.reason))
 
     def keep(self) -> int:
         """Make durable what was taken; returns how many comparisons that were. An error leaves all to be tried again."""
-        if self._counts or self._senders:
-            self._registry.add_comparisons(self._counts, senders=self._senders)
+        if self._counts or self._watches or self._notes or self._senders:
+            self._registry.keep(
+                Seen(
+                    counts=self._counts,
+                    bets=self._bets,
+                    watches=self._watches,
+                    notes=self._notes,
+                    senders=self._senders,
+                )
+            )
         compared = sum(count for count, _ in self._counts.values())
         kept, self._waiting = self._waiting, []
-        self._counts, self._senders = {}, {}
+        self._counts, self._bets, self._watches, self._notes, self._senders = {}, {}, {}, [], {}
         for tell in kept:
             tell()
         return compared

@@ -22,11 +22,12 @@ import ray
 
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.counting import Batch
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner, comparison_of
+from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner
 from shoal.agents.feedback.hearing import FeedbackTraces
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.feedback.seen import event_of
 from shoal.agents.learning.forgetting import knowing_erased
 from shoal.agents.registry.records import Version
 from shoal.agents.registry.store import SqlRegistry
@@ -87,7 +88,7 @@ class FeedbackActor:
         loop = asyncio.get_running_loop()
         kept = asyncio.Event()
         batch = Batch(
-            events=tuple(comparison_of(data) for data in comparisons),
+            events=tuple(event_of(data) for data in comparisons),
             sender=sender,
             first=first,
             kept=partial(loop.call_soon_threadsafe, kept.set),

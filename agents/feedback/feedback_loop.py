@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shoal.agents.feedback.counting import Batch, Counting, CountingRegistry
-from shoal.agents.feedback.feedback_state import Command, ComparisonSeen, Event, FeedbackState, RegistryRead
+from shoal.agents.contract.calibrate import NEVER
+from shoal.agents.feedback.counting import Batch, Counting
+from shoal.agents.feedback.feedback_state import Command, Event, FeedbackState, RegistryRead
 from shoal.agents.feedback.governance import LIVE_STATES, MoveVersions, carry_out
 from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
 from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
-from shoal.agents.feedback.rollout import CountComparison, Policy, Tally
+from shoal.agents.feedback.rollout import CountComparison, Policy
 from shoal.agents.feedback.schedule import (
     ASKED,
     ErasedSeen,
+    FeedbackSeen,
     LearningAsked,
     LearningEnded,
     LearningPolicy,
@@ -28,7 +30,9 @@ from shoal.agents.feedback.schedule import (
     StartLearning,
     Ticked,
 )
-from shoal.agents.ports import Clock, Registry
+from shoal.agents.feedback.seen import EvidenceRegistry, read_registry
+from shoal.agents.feedback.watching import ContradictionsRead, KeepWatch, ReportDrift
+from shoal.agents.ports import Clock
 from shoal.agents.registry.records import Version
 from shoal.errors import Conflict, ShoalError, StaleDecision
 
@@ -41,18 +45,6 @@ _LOOK_S = 1.0
 _CLAIM_S = 10.0
 #: a run whose process died so often is given up
 _MOST_BEGUN = 3
-
-
-class EvidenceRegistry(Registry, CountingRegistry, Protocol):
-    """A registry that also keeps feedback and the counts of comparisons."""
-
-    def comparisons(self, key: str) -> Mapping[str, tuple[int, int]]:
-        """stage -> (compared, agreed)."""
-        ...
-
-    def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
-        """What came after the piece of this number, oldest first, each with its own `sequence`."""
-        ...
 
 
 class LearningRuns(Protocol):
@@ -153,6 +145,8 @@ class FeedbackLoop:
         self._epoch = -1
         #: a decision was not carried out
         self._read_again = False
+        #: of each version, as the registry was last read
+        self._thresholds: Mapping[str, float] = {}
         self._recalled = False
         self._resting = False
         self._looked_at = float("-inf")
@@ -205,7 +199,7 @@ class FeedbackLoop:
 
     def _look_for_erased(self) -> None:
         """Erasure leaves no event: what live versions know of erased calls is looked up, and told where it changed."""
-        known = self._erased([v for v in self._registry.versions() if v.state in _LIVE])
+        known = self._erased([v for v in self._registry.versions() if v.state in LIVE_STATES])
         if known != self._known_erased:
             self._known_erased = known
             self.observe(ErasedSeen(known=known, at=self._clock.now()))
@@ -247,30 +241,36 @@ class FeedbackLoop:
         self._recalled = True
 
     def _read_registry(self, epoch: int) -> RegistryRead:
-        tasks, versions = self._registry.tasks(), self._registry.versions()
-        tallies = {
-            v.key: {
-                stage: Tally(compared, agreed)
-                for stage, (compared, agreed) in self._registry.comparisons(v.key).items()
-            }
-            for v in versions
-            if v.state in LIVE_STATES
-        }
-        self._reader.tasks = tasks
-        return RegistryRead(epoch=epoch, tasks=tasks, versions=versions, tallies=tallies)
+        read = read_registry(self._registry, epoch)
+        self._reader.tasks = read.tasks
+        self._thresholds = {v.key: v.threshold for v in read.versions}
+        return read
 
     def _handle_observed(self) -> None:
         """First what was seen is kept, then what follows from it is done: whoever is killed between the two decides it again."""
         following: list[Command] = []
         for batch in self._waiting():
             for event in self._counting.take(batch):
-                for command in self._state.handle(event):
-                    if isinstance(command, CountComparison):
-                        self._counting.count(command)
+                for command in [*self._state.handle(event), *self._contradict(event)]:
+                    if isinstance(command, CountComparison | KeepWatch | ReportDrift):
+                        self._counting.count(command)  # drift that is read back is carried out: it is no news
                     else:
                         following.append(command)
         self.standing.compared += self._counting.keep()
         self._carry_out(following)
+
+    def _contradict(self, event: Event) -> list[Command]:
+        """Feedback on an answer that a version was sure enough to give counts in the test of its contract."""
+        if not isinstance(event, FeedbackSeen) or event.number is None:
+            return []
+        key = f"{event.task_id}@{event.number}"
+        if event.confidence < self._thresholds.get(key, NEVER):
+            return []
+        at = event.answered_at if event.contradicts else None
+        if not self._registry.contradict(key, event.trace_id, at):
+            return []
+        contradicted = tuple(self._registry.evidence(key).contradicted)
+        return self._state.handle(ContradictionsRead(version_key=key, answered_at=contradicted))
 
     def _waiting(self) -> Iterator[Batch]:
         while True:
@@ -392,13 +392,3 @@ def _shown(run: LearningRun) -> dict[str, Any]:
         "error": str(run.report.get("error", "")),
         "outcomes": {str(task["name"]): str(task["verdict"]) for task in tasks},
     }
-
-
-def comparison_of(data: Mapping[str, Any]) -> ComparisonSeen:
-    """Read an observed comparison as it crosses processes."""
-    return ComparisonSeen(
-        version_key=str(data["version_key"]),
-        judged=bool(data["judged"]),
-        agrees=bool(data["agrees"]),
-        accepted=bool(data["accepted"]),
-    )

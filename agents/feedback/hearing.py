@@ -116,6 +116,9 @@ class FeedbackReader:
                             task_id=task_id,
                             contradicts=contradicts(trace, said),
                             at=float(said["at"]),
+                            answered_at=trace.timestamp,
+                            number=_number_of(trace),
+                            confidence=float(trace.tags.get("confidence") or 0.0),
                         )
                     )
             elif self._clock.now() - said["at"] > _GIVE_UP_S:
@@ -139,3 +142,9 @@ class FeedbackReader:
         self._counted = count
         if times:
             self._observe(TracesSeen(times=times))
+
+
+def _number_of(trace: Trace) -> int | None:
+    """Of the version that answered, as in `specialist/<task>@<number>`."""
+    who, _, number = trace.served_by.rpartition("@")
+    return int(number) if who.startswith("specialist/") and number.isdecimal() else None

@@ -56,12 +56,22 @@ class TasksRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackSeen:
-    """Somebody said something of an answer. What is said later of the same trace takes its place."""
+    """Somebody said something of an answer. What is said later of the same trace takes its place.
+
+    Attributes:
+        at: when it was said, seconds since the epoch.
+        answered_at: when the answer was given.
+        number: of the version that gave it; None where it was no specialist's.
+        confidence: that version's own.
+    """
 
     trace_id: str
     task_id: TaskId
     contradicts: bool
     at: float
+    answered_at: float = 0.0
+    number: int | None = None
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

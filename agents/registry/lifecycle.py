@@ -112,6 +112,8 @@ def history_faults(events: Sequence[Mapping[str, Any]], states: Mapping[str, Ver
         step = f"{key} {before or 'nowhere'} -> {after or 'nowhere'} at epoch {event['epoch']}"
         if at.get(key, "") != before:
             faults.append(f"{step}: but it was {at.get(key) or 'nowhere'}")
+        if before and before == after:
+            continue  # a remark, which moves nothing
         allowed = TRANSITIONS.get((_place(before), _place(after)), frozenset())
         born = not before and after != VersionState.TRAINING  # it was trained elsewhere
         if not born and asker not in allowed:

@@ -15,15 +15,16 @@ from typing import Any, Protocol
 import psutil
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
+from shoal.agents.registry import evidence, trainings, versions
 from shoal.agents.registry import tables as t
-from shoal.agents.registry import trainings, versions
-from shoal.agents.registry.database import Database, upsert
+from shoal.agents.registry.database import Database
+from shoal.agents.registry.evidence import Evidence, Seen
 from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.trainings import Training
 from shoal.errors import Conflict, InvalidRequest, NotFound, StaleDecision
 
-_SENDER_GONE_S = 30 * 86400.0
+_AT_REST = (VersionState.PAUSED, VersionState.RETIRED)
 
 
 class Clock(Protocol):
@@ -109,8 +110,9 @@ class SqlRegistry:
         if not ids:
             return
         with self._change() as (connection, _):
-            for table in (t.comparisons, t.versions):
-                connection.execute(table.delete().where(table.c.task_id.in_(ids)))
+            for task_id in ids:
+                evidence.forget(connection, task_id)
+            connection.execute(t.versions.delete().where(t.versions.c.task_id.in_(ids)))
             connection.execute(t.tasks.delete().where(t.tasks.c.id.in_(ids)))
 
     @staticmethod
@@ -151,7 +153,7 @@ class SqlRegistry:
             Conflict: `lifecycle.py` has no such move for `asker`.
         """
         with self._change(epoch) as (connection, made):
-            versions.move(connection, moves, asker=asker, epoch=made, now=self._clock.now())
+            self._move(connection, moves, asker, made)
         return made
 
     def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
@@ -159,7 +161,14 @@ class SqlRegistry:
         with self._change() as (connection, epoch):
             before = versions.find(connection, key).state
             step = Move(version_key=key, before=before, after=state, reason=reason)
-            versions.move(connection, [step], asker=Asker.OWNER, epoch=epoch, now=self._clock.now())
+            self._move(connection, [step], Asker.OWNER, epoch)
+
+    def _move(self, connection: Connection, moves: Sequence[Move], asker: Asker, epoch: int) -> None:
+        versions.move(connection, moves, asker=asker, epoch=epoch, now=self._clock.now())
+        for step in moves:
+            if step.before in _AT_REST and step.after not in _AT_REST:
+                # it is asked again: what was seen of it earlier is told in its history, and counts no more
+                evidence.forget(connection, *versions.split_key(step.version_key))
 
     def history(self, key: str) -> list[dict[str, Any]]:
         """What happened to a version, oldest first; see `versions.history`."""
@@ -293,55 +302,39 @@ class SqlRegistry:
         with self.database.read() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def add_comparisons(
-        self,
-        counts: Mapping[tuple[str, str], tuple[int, int]],
-        *,
-        senders: Mapping[str, int] | None = None,
-    ) -> None:
-        """Count answers that were compared with the generalist's, and up to which of their numbers senders are counted. One change.
-
-        Args:
-            counts: (version key, stage: `shadow`, `canary`, `audit`) -> (compared, how many of those agreed).
-            senders: name -> number; see `counted`.
+    def keep(self, seen: Seen) -> None:
+        """Keep what was seen of versions, and up to which of their numbers senders are counted. One change.
 
         Raises:
             InvalidRequest: more agreed than were compared.
         """
-        now = self._clock.now()
         with self.database.write() as connection:
-            for (key, stage), (compared, agreed) in counts.items():
-                if not 0 <= agreed <= compared:
-                    raise InvalidRequest(
-                        f"`agreed` must lie in [0, {compared}], got {agreed}.", param="agreed"
-                    )
-                task_id, number = versions.split_key(key)
-                c = t.comparisons.c
-                row: dict[str, Any] = {"compared": compared, "agreed": agreed, "updated_at": now}
-                more = {**row, "compared": c.compared + compared, "agreed": c.agreed + agreed}
-                row |= {"task_id": task_id, "number": number, "stage": stage}
-                upsert(connection, t.comparisons, row, more)
-            for name, number in (senders or {}).items():
-                upsert(connection, t.senders, {"name": name, "counted": number, "at": now})
-            if senders:
-                # a sender is a process; one that has been silent for so long is gone
-                connection.execute(delete(t.senders).where(t.senders.c.at < now - _SENDER_GONE_S))
+            evidence.keep(connection, seen, now=self._clock.now())
+
+    def evidence(self, key: str) -> Evidence:
+        """What was seen of a version since it last began to be asked."""
+        with self.database.read() as connection:
+            return evidence.of(connection, key)
+
+    def comparisons(self, key: str) -> dict[str, tuple[int, int]]:
+        """stage -> (compared, agreed)."""
+        return {name: (s.compared, s.agreed) for name, s in self.evidence(key).stages.items()}
+
+    def broken(self) -> dict[str, tuple[str, float]]:
+        """Of each version that was taken back because its contract was broken: why, and when last (seconds since the epoch)."""
+        with self.database.read() as connection:
+            return evidence.broken(connection)
+
+    def contradict(self, key: str, trace_id: str, answered_at: float | None) -> bool:
+        """Keep it that a version's answer was contradicted; None for when it was given: it no longer is. Whether that is news."""
+        with self.database.write() as connection:
+            return evidence.contradict(connection, key, trace_id, answered_at)
 
     def counted(self, sender: str) -> int:
         """The highest number of this sender's comparisons that is counted; 0 for none."""
         with self.database.read() as connection:
             found = connection.execute(select(t.senders.c.counted).where(t.senders.c.name == sender)).scalar()
         return int(found or 0)
-
-    def comparisons(self, key: str) -> dict[str, tuple[int, int]]:
-        """stage -> (compared, agreed)."""
-        task_id, number = versions.split_key(key)
-        table = t.comparisons
-        query = select(table).where(table.c.task_id == task_id, table.c.number == number)
-        with self.database.read() as connection:
-            return {
-                row["stage"]: (row["compared"], row["agreed"]) for row in connection.execute(query).mappings()
-            }
 
     @contextlib.contextmanager
     def _change(self, decided_on: int | None = None) -> Iterator[tuple[Connection, int]]:

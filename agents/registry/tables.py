@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0003"
+HEAD = "0004"
 
 metadata = MetaData(
     naming_convention={
@@ -165,6 +165,28 @@ comparisons = Table(
     Column("compared", Integer, nullable=False),
     Column("agreed", Integer, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("bets", JSON),
+)
+
+#: what comes in for each version, and how many answers it gave; see `agents/feedback/watching.py`
+watches = Table(
+    "watches",
+    metadata,
+    Column("task_id", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("body", JSON, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+#: answers of versions that somebody contradicted
+contradictions = Table(
+    "contradictions",
+    metadata,
+    Column("trace_id", String(200), primary_key=True),
+    Column("task_id", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("answered_at", Double, nullable=False),
+    Index("ix_contradictions_version", "task_id", "number"),
 )
 
 #: who sends comparisons, and up to which of its numbers they are counted

@@ -85,7 +85,7 @@ def note(
     reason: str,
     asker: Asker,
     *,
-    epoch: int,
+    epoch: int | None,
     now: float,
 ) -> None:
     """Keep one step in the history. The database refuses a second one of the same version in one epoch."""
@@ -102,6 +102,14 @@ def note(
             at=now,
         )
     )
+
+
+def remark(connection: Connection, key: str, reason: str, *, now: float) -> None:
+    """Keep it in the history that something was seen of a version, which stays as it is. Nothing where it is gone."""
+    row = _row(connection, key)
+    if row is not None:
+        state = VersionState(row["state"])
+        note(connection, key, state, state, reason, Asker.AUDIT, epoch=None, now=now)
 
 
 def history(

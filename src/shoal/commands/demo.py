@@ -171,6 +171,7 @@ def _learn(home: Home, config: Config) -> Mapping[str, Any]:
 
 
 def _write_report(home: Home, page: Path) -> None:
+    from shoal.agents.feedback.audit_view import audit_of
     from shoal.commands._stores import open_registry, open_traces
     from shoal.config import load_config
     from shoal.serve.engines import load
@@ -191,6 +192,7 @@ def _write_report(home: Home, page: Path) -> None:
             price=price,
             core_hour_usd=config.learning.core_hour_usd,
             load=lambda version: load(home.models / version.folder, version.sha256),
+            audit=lambda version: audit_of(version, registry.evidence(version.key)),
         )
     finally:
         registry.close()

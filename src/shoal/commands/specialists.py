@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.feedback.audit_view import audit_of
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
 from shoal.agents.feedback.version_events import version_events
 from shoal.agents.learning.folder import verify
@@ -86,17 +87,19 @@ def _share(version: Version, name: str) -> str:
 
 @app.command("show")
 def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """One version: its model card (contract, evidence, cost, data, licences), needs and history. Its files are checked."""
+    """One version: its model card (contract, evidence, cost, data, licences), needs, audit and history. Its files are checked."""
     place = existing_home(home)
     registry = open_registry(place)
     task, version = find_version(registry, specialist)
     erased = knowing_erased(place, [version]).get(version.key, 0)
     history = registry.history(version.key)
+    audit = audit_of(version, registry.evidence(version.key))
     sealed, checked = _checked(place, version)
     facts = version_facts(task, version, sealed)
     if as_json:
         known = {k: facts[k] for k in ("base", "parents", "licences", "data", "outputs_may_train", "metrics")}
-        print_json({**_as_dict(task, version, erased), "card": known, "files": checked, "history": history})
+        own = {"card": known, "files": checked, "audit": audit.to_dict(), "history": history}
+        print_json({**_as_dict(task, version, erased), **own})
         return
     out.print(f"[bold]{escape(task.name)}@{version.number}[/]  {version.kind}, {version.state}")
     if erased:
@@ -106,6 +109,9 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
     out.print(f"files: {checked}", highlight=False, markup=False, width=WIDTH)
     needs = ", ".join(f"{name} {value}" for name, value in version.needs.items() if value != "")
     out.print(f"needs: {escape(needs) or '-'}", highlight=False, width=WIDTH)
+    out.print("audit:", highlight=False)
+    for line in audit.lines():
+        out.print(f"  {line}", highlight=False, markup=False, width=WIDTH)
     out.print("history:", highlight=False)
     for event in history:
         out.print(f"  {_told(event)}", highlight=False, width=WIDTH)

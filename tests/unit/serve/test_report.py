@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from shoal.agents.contract.calibrate import calibrate
 from shoal.agents.contract.gate import HeldOut, decide
 from shoal.agents.fakes import FunctionEngine
+from shoal.agents.feedback.audit_view import audit_of
 from shoal.agents.learning.folder import seal
 from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.evidence import Evidence, Stage
 from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.tasks.finder import find_tasks
@@ -184,6 +187,21 @@ def test_the_page_gives_totals_tasks_evidence_and_examples(home: Home) -> None:
         "$0.18",
     ):
         assert text in page
+
+
+def test_the_page_tells_how_the_audit_stands_once_anything_was_seen(home: Home) -> None:
+    traces = log()
+    (task,) = found_tasks(traces)
+    registry = ListRegistry([task], [version(task, VersionState.SERVING, **evidence())])
+    seen = Evidence(stages={"audit": Stage(compared=80, agreed=77)})
+
+    def page(known: Evidence) -> str:
+        store = ListStore(traces)
+        audit = partial(audit_of, evidence=known)
+        return render(gather(home, registry, store, price=None, now=NOW, audit=audit))
+
+    assert "80 answers compared since it serves, 3 differed from the generalist&#39;s" in page(seen)
+    assert "Its audit" not in page(Evidence())
 
 
 def test_everything_from_a_log_is_escaped_and_nothing_is_loaded_from_elsewhere(home: Home) -> None:

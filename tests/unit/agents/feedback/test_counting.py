@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
+from shoal.agents.contract.sequential import Wager
 from shoal.agents.feedback.counting import Batch, Counting
 from shoal.agents.feedback.feedback_state import ComparisonSeen, Event
 from shoal.agents.feedback.rollout import CountComparison
+from shoal.agents.registry.evidence import Seen
 from shoal.errors import SiteError
 
 
@@ -20,15 +20,13 @@ class Durable:
         self.senders: dict[str, int] = {}
         self.broken = False
 
-    def add_comparisons(
-        self, counts: Mapping[tuple[str, str], tuple[int, int]], *, senders: Mapping[str, int]
-    ) -> None:
+    def keep(self, seen: Seen) -> None:
         if self.broken:
             raise SiteError("locked")
-        for place, (compared, agreed) in counts.items():
+        for place, (compared, agreed) in seen.counts.items():
             known = self.counts.get(place, (0, 0))
             self.counts[place] = (known[0] + compared, known[1] + agreed)
-        self.senders.update(senders)
+        self.senders.update(seen.senders)
 
     def counted(self, sender: str) -> int:
         if self.broken:
@@ -48,7 +46,7 @@ def batch(first: int, count: int, told: list[int] | None = None, sender: str = "
 def feed(counting: Counting, given: Batch) -> int:
     taken = 0
     for _ in counting.take(given):
-        counting.count(CountComparison(version_key="t@1", stage="shadow", agrees=True))
+        counting.count(CountComparison(version_key="t@1", stage="shadow", agrees=True, bets=Wager()))
         taken += 1
     return taken
 

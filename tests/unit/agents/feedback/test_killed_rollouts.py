@@ -21,11 +21,12 @@ import pytest
 
 from shoal.agents.fakes import ListLearner
 from shoal.agents.feedback.counting import Batch
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, comparison_of
+from shoal.agents.feedback.feedback_loop import FeedbackLoop
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.feedback.seen import event_of
 from shoal.agents.registry.lifecycle import Asker, Move, history_faults
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -79,7 +80,7 @@ def be_feedback(database: str, pipe: Connection, seed: int) -> None:
             def kept(upto: int = first + len(sent) - 1) -> None:
                 pipe.send(upto)
 
-            events = tuple(comparison_of(data) for data in sent)
+            events = tuple(event_of(data) for data in sent)
             loop.observe_batch(Batch(events=events, sender="gateway", first=first, kept=kept))
         loop.tick()
 

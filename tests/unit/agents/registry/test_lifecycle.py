@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.agents.fakes import FakeClock
+from shoal.agents.registry.evidence import Seen
 from shoal.agents.registry.lifecycle import TRANSITIONS, Asker, Move, Place, check_move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -234,8 +235,10 @@ def test_a_newer_shadow_takes_the_place_of_an_older_one_as_it_is_born(registry: 
 
 def test_comparisons_and_how_far_their_sender_is_counted_are_one_change(registry: SqlRegistry) -> None:
     assert registry.counted("gateway-1") == 0
-    registry.add_comparisons({("t@1", "shadow"): (3, 2), ("t@2", "audit"): (1, 1)}, senders={"gateway-1": 4})
-    registry.add_comparisons({("t@1", "shadow"): (1, 1)}, senders={"gateway-1": 5, "gateway-2": 9})
+    registry.keep(
+        Seen(counts={("t@1", "shadow"): (3, 2), ("t@2", "audit"): (1, 1)}, senders={"gateway-1": 4})
+    )
+    registry.keep(Seen(counts={("t@1", "shadow"): (1, 1)}, senders={"gateway-1": 5, "gateway-2": 9}))
     assert registry.comparisons("t@1") == {"shadow": (4, 3)}
     assert (registry.counted("gateway-1"), registry.counted("gateway-2")) == (5, 9)
     assert registry.epoch() == 1, "no router decides by them"
@@ -244,8 +247,8 @@ def test_comparisons_and_how_far_their_sender_is_counted_are_one_change(registry
 def test_a_sender_that_is_long_gone_is_forgotten(database: str) -> None:
     clock = FakeClock(100.0)
     registry = SqlRegistry(database, clock=clock)
-    registry.add_comparisons({}, senders={"old": 4})
+    registry.keep(Seen(senders={"old": 4}))
     clock.advance(31 * 86400.0)
-    registry.add_comparisons({}, senders={"new": 1})
+    registry.keep(Seen(senders={"new": 1}))
     assert (registry.counted("old"), registry.counted("new")) == (0, 1)
     registry.close()

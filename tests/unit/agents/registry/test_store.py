@@ -18,6 +18,8 @@ from sqlalchemy import insert, text
 from shoal.agents.fakes import FakeClock
 from shoal.agents.registry import database as opening
 from shoal.agents.registry import tables
+from shoal.agents.registry.evidence import Evidence, Seen
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.errors import ConfigError, Conflict, DataError, InvalidRequest, NotFound, SiteError
@@ -102,7 +104,8 @@ def test_every_change_raises_the_epoch_by_one_and_reading_does_not(registry: Sql
     registry.put_tasks([])
     registry.tasks(), registry.versions(), registry.history("id-a@1"), registry.corrections()
     registry.add_feedback("t", score=1)
-    registry.add_comparisons({("id-a@1", "shadow"): (1, 1)})
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (1, 1)}))
+    registry.contradict("id-a@1", "t", 5.0)
     assert registry.epoch() == 5
 
 
@@ -194,13 +197,70 @@ def test_feedback_is_kept_and_checked(registry: SqlRegistry) -> None:
             registry.add_feedback("t", **bad)  # type: ignore[arg-type]
 
 
-def test_comparisons_add_up_by_stage(registry: SqlRegistry) -> None:
-    registry.add_comparisons({("id-a@1", "shadow"): (10, 9)})
-    registry.add_comparisons({("id-a@1", "shadow"): (5, 5)})
-    registry.add_comparisons({("id-a@1", "audit"): (1, 0)})
+def test_comparisons_add_up_by_stage_and_the_newest_bets_stand(registry: SqlRegistry) -> None:
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (10, 9)}, bets={("id-a@1", "shadow"): {"rounds": 10}}))
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (5, 5)}, bets={("id-a@1", "shadow"): {"rounds": 15}}))
+    registry.keep(Seen(counts={("id-a@1", "audit"): (1, 0)}))
     assert registry.comparisons("id-a@1") == {"shadow": (15, 14), "audit": (1, 0)}
+    stages = registry.evidence("id-a@1").stages
+    assert (stages["shadow"].bets, stages["audit"].bets) == ({"rounds": 15}, None)
     with pytest.raises(InvalidRequest):
-        registry.add_comparisons({("id-a@1", "shadow"): (1, 2)})
+        registry.keep(Seen(counts={("id-a@1", "shadow"): (1, 2)}))
+
+
+def test_what_is_kept_together_is_kept_or_lost_together(registry: SqlRegistry) -> None:
+    with pytest.raises(InvalidRequest):
+        registry.keep(
+            Seen(
+                counts={("id-a@1", "shadow"): (1, 2)},
+                watches={"id-a@1": {"blocks": []}},
+                senders={"gateway": 9},
+            )
+        )
+    assert registry.counted("gateway") == 0
+    assert registry.evidence("id-a@1").watch is None
+    registry.keep(Seen(watches={"id-a@1": {"blocks": [[1.0, 2]]}}, senders={"gateway": 9}))
+    assert registry.counted("gateway") == 9
+    assert registry.evidence("id-a@1").watch == {"blocks": [[1.0, 2]]}
+
+
+def test_an_answer_is_contradicted_once_and_may_be_taken_back(registry: SqlRegistry) -> None:
+    assert registry.contradict("id-a@1", "t1", 5.0)
+    assert not registry.contradict("id-a@1", "t1", 5.0)
+    assert registry.contradict("id-a@1", "t2", 3.0)
+    assert registry.evidence("id-a@1").contradicted == (3.0, 5.0)
+    assert registry.contradict("id-a@1", "t1", None)
+    assert not registry.contradict("id-a@1", "t1", None)
+    assert registry.evidence("id-a@1").contradicted == (3.0,)
+
+
+def test_a_note_stands_in_the_history_and_moves_nothing(registry: SqlRegistry) -> None:
+    registry.put_tasks([task("a")])
+    registry.add_version(version())
+    before = registry.epoch()
+    registry.keep(Seen(notes=[("id-a@1", "inputs drifted"), ("gone@1", "inputs drifted")]))
+    last = registry.history("id-a@1")[-1]
+    assert (last["from"], last["to"], last["reason"]) == ("shadow", "shadow", "inputs drifted")
+    assert registry.epoch() == before
+    assert registry.history("gone@1") == []
+
+
+def test_evidence_begins_anew_when_a_version_is_asked_again_and_the_breach_stays_told(
+    registry: SqlRegistry,
+) -> None:
+    registry.put_tasks([task("a")])
+    registry.add_version(version())
+    registry.set_state("id-a@1", VersionState.SERVING, reason="")
+    registry.keep(Seen(counts={("id-a@1", "audit"): (9, 1)}, watches={"id-a@1": {"blocks": []}}))
+    registry.contradict("id-a@1", "t1", 5.0)
+    broken = Move(
+        version_key="id-a@1", before=VersionState.SERVING, after=VersionState.PAUSED, reason="8 of 9"
+    )
+    registry.move([broken], asker=Asker.AUDIT)
+    assert registry.comparisons("id-a@1") == {"audit": (9, 1)}
+    registry.set_state("id-a@1", VersionState.SERVING, reason="")
+    assert registry.evidence("id-a@1") == Evidence()
+    assert registry.broken() == {"id-a@1": ("8 of 9", 1000.0)}
 
 
 _CHILD = """
