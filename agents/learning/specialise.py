@@ -364,15 +364,17 @@ def _judge(
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
     # where the other held-out calls say that little can be answered, less is tried
     start_share = min(START_SHARE, 0.7 * best.coverage)
+    groups = [e.group for e in calls]
     calibration = calibrate(
         [h.confidence for h in held],
         [h.wrong for h in held],
         plan.alpha,
         plan.delta,
         start_share=start_share,
+        groups=groups,
     )
     defined = loss != OutputKind.TEXT or best.slots is not None
-    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share) if defined else []
+    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share, groups=groups) if defined else []
     verdict = decide(loss, best.held_out, calibration, loss_defined=defined)
     return calibration, verdict, by_alpha, Examined(examples=calls, answers=given, held_out=held)
 
