@@ -51,11 +51,14 @@ class Encoded:
         ids: `<bos>` ... `<sep>`.
         tokens: slot by the id that stands for it in this prompt.
         strange: what the training data never had: paths, values that steer the wording, words of free text.
+        foreign: it is a record of a kind that training never had: a field that nearly all records have, with one of a few
+            values (a service, a type), has another one.
     """
 
     ids: list[int]
     tokens: Mapping[int, Slot]
     strange: tuple[str, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,7 @@ class Vocabulary:
         ids = [self.special[BOS]]
         tokens: dict[int, Slot] = {}
         strange: list[str] = []
+        foreign = False
         before: Slot | None = None
         if not prompt.free:
             there = {general_path(leaf.path) for leaf in prompt.leaves}
@@ -115,8 +119,15 @@ class Vocabulary:
                 before = slot
             else:
                 ids += self._literal(part, strange, vary)
+                foreign = foreign or self._foreign(part)
         ids.append(self.special[SEP])
-        return Encoded(ids, tokens, tuple(strange))
+        return Encoded(ids, tokens, tuple(strange), foreign)
+
+    def _foreign(self, leaf: Leaf) -> bool:
+        path = general_path(leaf.path)
+        return (
+            path in self.usual and path not in self.open_paths and f"={path}={leaf.text}" not in self.special
+        )
 
     def _distraction(self, vary: random.Random) -> list[int]:
         """Something that does not belong here: the model learns to leave it out."""

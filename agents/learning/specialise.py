@@ -48,7 +48,7 @@ from shoal.errors import DataError
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 3
+PIPELINE = 4
 #: a candidate that could answer this share within the contract needs no costlier rival
 _GOOD_ENOUGH = 0.8
 #: held-out texts that are put to a specialist, at most
