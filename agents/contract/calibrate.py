@@ -147,6 +147,7 @@ def calibrate(
             alpha,
             delta,
             (),
+            together.correlation,
             f"{together.count} {independent} are too few: it takes {needed} to show that at most {alpha:.1%} are wrong.",
         )
     if thresholds is None:
@@ -162,7 +163,7 @@ def calibrate(
             best = point
     if best is None:
         return _infeasible(
-            conf.size, alpha, delta, curve, f"no threshold keeps wrong answers at or below {alpha:.1%}."
+            conf.size, alpha, delta, curve, together.correlation, f"no threshold keeps wrong answers at or below {alpha:.1%}."
         )
     return Calibration(
         threshold=_relaxed(best.threshold, conf),
@@ -305,7 +306,9 @@ def _check(
             raise ValueError(f"`{name}` must lie in (0, 1), got {value}; write 0.05 for five per cent.")
 
 
-def _infeasible(count: int, alpha: float, delta: float, curve: Sequence[Point], reason: str) -> Calibration:
+def _infeasible(
+    count: int, alpha: float, delta: float, curve: Sequence[Point], correlation: float, reason: str
+) -> Calibration:
     return Calibration(
         threshold=NEVER,
         feasible=False,
@@ -316,5 +319,6 @@ def _infeasible(count: int, alpha: float, delta: float, curve: Sequence[Point], 
         alpha=alpha,
         delta=delta,
         curve=tuple(curve),
+        correlation=correlation,
         reason=reason,
     )
