@@ -280,6 +280,7 @@ class _Run:
                 opinions=self.opinions,
                 bases=self.rungs.identity(),
                 embedder=self.embedder,
+                by_judge=self.config.contract.judged(task.name),
             )
             plans.append(
                 Plan(

@@ -27,10 +27,11 @@ from shoal.agents.learning.held_out import (
     load_slots,
     nearest_answers,
 )
+from shoal.agents.learning.judge_loss import judged_by
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.model_card import README, card_facts, card_text
-from shoal.agents.learning.second_opinions import SecondOpinions, ask_again, prefer
+from shoal.agents.learning.second_opinions import Adviser, SecondOpinions, ask_again, prefer
 from shoal.agents.learning.splits import (
     Split,
     fingerprint,
@@ -126,6 +127,7 @@ def inputs_digest(
     opinions: SecondOpinions | None = None,
     bases: Sequence[Any] = (),
     embedder: Embedder | None = None,
+    by_judge: bool = False,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     ids = fingerprint([*material.examples, *material.calling])
@@ -135,6 +137,8 @@ def inputs_digest(
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
+    if by_judge:
+        facts.append("judged by a model")
     return hashlib.sha256(json.dumps([*facts, *bases]).encode()).hexdigest()
 
 
@@ -261,6 +265,9 @@ def _train(
     slow = kind == MICRO_LM or kind.startswith(LORA)
     if kind.startswith(LORA):
         choose = choose[:_MOST_CHOOSE_LORA]
+    judge = _judge_model(plan, tools)
+    if judge is not None:
+        choose = choose[: judge.calls]
     # what is trained must still be judged
     left = tools.seconds_left() - _JUDGING_S - _JUDGING_S_PER_TEXT * (len(choose) if slow else 0)
     seconds = min(asked, left)
@@ -286,6 +293,8 @@ def _train(
     tools.progress(0.82, f"{kind}: answering held-out calls")
     given = answers_of(engine, choose, tools.stopped)
     held_out = judged(plan.prospect.loss, choose, given, calling=calling, slots=slots, floors=floors)
+    if judge is not None:
+        held_out = judged_by(judge, choose, given, held_out)
     coverage = coverage_at_risk([h.confidence for h in held_out], [h.wrong for h in held_out], plan.alpha)
     notes = {
         "kind": kind,
@@ -360,8 +369,13 @@ def _judge(
     loss = plan.prospect.loss
     if best.kind == LORA:
         calls = calls[:_MOST_CALIBRATION_LORA]
+    judge = _judge_model(plan, tools)
+    if judge is not None:
+        calls = calls[: judge.calls]
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
+    if judge is not None:
+        held = judged_by(judge, calls, given, held)
     # where the other held-out calls say that little can be answered, less is tried
     start_share = min(START_SHARE, 0.7 * best.coverage)
     groups = [e.group for e in calls]
@@ -373,10 +387,21 @@ def _judge(
         start_share=start_share,
         groups=groups,
     )
-    defined = loss != OutputKind.TEXT or best.slots is not None
+    if tools.config.contract.judged(plan.task.name):
+        defined = judge is not None
+    else:
+        defined = loss != OutputKind.TEXT or best.slots is not None
     by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share, groups=groups) if defined else []
     verdict = decide(loss, best.held_out, calibration, loss_defined=defined)
     return calibration, verdict, by_alpha, Examined(examples=calls, answers=given, held_out=held)
+
+
+def _judge_model(plan: Plan, tools: Tools) -> Adviser | None:
+    """Who says which answers are wrong, where it is not the output kind's own loss and it may see the task's calls."""
+    judge = tools.opinions.loss
+    if judge is None or not tools.config.contract.judged(plan.task.name):
+        return None
+    return judge if judge.may_see(plan.material.private) else None
 
 
 def _finish(
@@ -399,6 +424,7 @@ def _finish(
         "pipeline": PIPELINE,
         "seed": plan.seed,
         "loss": str(plan.prospect.loss),
+        "judged": tools.config.contract.judged(plan.task.name),
         "calls": {
             "train": len(split.train),
             "choose": len(split.choose),
