@@ -89,7 +89,9 @@ def read_calls(log: Path, held_out: Path, predictions: Path) -> list[Call]:
     ]
 
 
-def half_splits(calls: Sequence[Call], splits: int, *, alpha: float = ALPHA, seed: int = 0) -> dict[str, float]:
+def half_splits(
+    calls: Sequence[Call], splits: int, *, alpha: float = ALPHA, seed: int = 0
+) -> dict[str, float]:
     """Calibrate on one half of the conversations and test on the other, again and again.
 
     Returns shares: `violations` (of splits whose test half shows, with confidence 95%, a risk above alpha), `infeasible` (of splits),
@@ -171,12 +173,16 @@ def re_split(bench: Bench, by_site: Mapping[str, Sequence[Call]]) -> None:
             f"  {site}, {len(calls)} calls: violations {found['violations']:.1%}, infeasible {found['infeasible']:.1%}, "
             f"answered {found['coverage']:.1%}, wrong of those {found['risk']:.2%}"
         )
-        bench.figure(f"{site}_violations_at_05", found["violations"], f"share of {splits} half-splits", at_most=0.05)
+        bench.figure(
+            f"{site}_violations_at_05", found["violations"], f"share of {splits} half-splits", at_most=0.05
+        )
         bench.figure(f"{site}_split_coverage", found["coverage"], "mean share answered of a test half")
         for alpha in ALPHAS:
             if alpha != ALPHA:
                 at = half_splits(calls, max(10, splits // 10), alpha=alpha)
-                bench.say(f"    alpha {alpha:.1%}: answered {at['coverage']:.1%}, infeasible {at['infeasible']:.0%}")
+                bench.say(
+                    f"    alpha {alpha:.1%}: answered {at['coverage']:.1%}, infeasible {at['infeasible']:.0%}"
+                )
     bench.figure("violations_at_05", worst, f"share of {splits} half-splits, worst task", at_most=0.05)
 
 

@@ -36,7 +36,10 @@ def more(parser: argparse.ArgumentParser) -> None:
         "--home", type=Path, default=None, help="a site that has learnt mixed_log; else one is learnt"
     )
     parser.add_argument(
-        "--predictions", type=Path, default=None, help="what `shoal eval mixed_eval --out` of that site wrote; made if it is not there"
+        "--predictions",
+        type=Path,
+        default=None,
+        help="what `shoal eval mixed_eval --out` of that site wrote; made if it is not there",
     )
 
 

@@ -20,11 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.special import betaincinv
+from scipy.stats import binom
 
 #: a threshold that no confidence reaches: the specialist never answers
 NEVER = 2.0
@@ -96,12 +98,12 @@ def upper_bound(wrong: float, answered: float, delta: float) -> float:
     """Clopper-Pearson: the share wrong is below this with confidence 1 - delta. Takes effective numbers, too, which may be broken."""
     if answered <= 0 or wrong >= answered:
         return 1.0
-    return float(beta.ppf(1.0 - delta, wrong + 1, answered - wrong))
+    return float(betaincinv(wrong + 1, answered - wrong, 1.0 - delta))
 
 
 def lower_bound(wrong: int, answered: int, delta: float) -> float:
     """Clopper-Pearson: the share wrong is above this with confidence 1 - delta."""
-    return float(beta.ppf(delta, wrong, answered - wrong + 1)) if wrong else 0.0
+    return float(betaincinv(wrong, answered - wrong + 1, delta)) if wrong else 0.0
 
 
 def fewest_calls(alpha: float, delta: float) -> int:
@@ -141,7 +143,9 @@ def calibrate(
     together = _Groups.of(groups, bad)
     needed = fewest_calls(alpha, delta)
     if together.count < needed:
-        independent = "calibration calls" if groups is None or together.count == conf.size else "conversations"
+        independent = (
+            "calibration calls" if groups is None or together.count == conf.size else "conversations"
+        )
         return _infeasible(
             conf.size,
             alpha,
@@ -163,7 +167,12 @@ def calibrate(
             best = point
     if best is None:
         return _infeasible(
-            conf.size, alpha, delta, curve, together.correlation, f"no threshold keeps wrong answers at or below {alpha:.1%}."
+            conf.size,
+            alpha,
+            delta,
+            curve,
+            together.correlation,
+            f"no threshold keeps wrong answers at or below {alpha:.1%}.",
         )
     return Calibration(
         threshold=_relaxed(best.threshold, conf),
@@ -209,7 +218,7 @@ class _Groups:
 
     def design_effect(self, through: NDArray[np.bool_]) -> float:
         """How many calls of those let through prove as much as one that stands by itself; at least 1."""
-        if not self.correlation:
+        if not self.correlation or not through.any():
             return 1.0
         sizes = np.bincount(self.of_call[through])
         return 1.0 + (float((sizes**2).sum() / sizes.sum()) - 1.0) * self.correlation
@@ -261,15 +270,21 @@ def _sequence(conf: NDArray[np.float64], alpha: float, delta: float, start_share
     ordered = np.sort(conf[conf > 0])[::-1]
     if not ordered.size:
         return []
-    answered = np.arange(1, ordered.size + 1)
-    # the exact test rejects where the chance of so few wrong ones is at most delta: the quantile is the first that is too many
-    bearable = binom.ppf(delta, answered, alpha) - 1
-    counts = answered[np.flatnonzero(np.diff(bearable, prepend=-1.0) > 0)].tolist()
+    counts = list(_steps(ordered.size, alpha, delta))
     if len(counts) > 1:
         counts = [c for c in counts[1:] if c >= start_share * ordered.size] or counts[-1:]
     if counts and counts[-1] != ordered.size:
         counts.append(int(ordered.size))
     return list(dict.fromkeys(_just_above_next(ordered, c) for c in counts))
+
+
+@lru_cache(maxsize=512)
+def _steps(most: int, alpha: float, delta: float) -> tuple[int, ...]:
+    """How many calls it takes to bear 0 wrong ones, 1, 2, ... as far as `most` calls go."""
+    answered = np.arange(1, most + 1)
+    # the exact test rejects where the chance of so few wrong ones is at most delta: the quantile is the first that is too many
+    bearable = binom.ppf(delta, answered, alpha) - 1
+    return tuple(answered[np.flatnonzero(np.diff(bearable, prepend=-1.0) > 0)].tolist())
 
 
 def _just_above_next(ordered: NDArray[np.float64], count: int) -> float:

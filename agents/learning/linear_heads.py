@@ -224,9 +224,7 @@ def mix(
     usual = float(np.quantile(known, _UNUSUAL_SHARE))
     probabilities = softmax(_sum(logits, choices[best]))
     sureness = fit_sureness(probabilities, words, probabilities.argmax(axis=1) == y)
-    return Mixture(
-        scales=choices[best], usual_known=usual if usual > 0 else 1.0, sureness=sureness
-    ), scores
+    return Mixture(scales=choices[best], usual_known=usual if usual > 0 else 1.0, sureness=sureness), scores
 
 
 def _sum(logits: Mapping[str, Matrix], scales: Mapping[str, float]) -> Matrix:

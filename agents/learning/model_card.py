@@ -184,8 +184,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _by_alpha(rows: Iterable[Sequence[float]]) -> str:
-    return ", ".join(f"{alpha:.3g}% {share:.0%}" if share else f"{alpha:.3g}% infeasible" for alpha, share in
-                     ((100 * row[0], row[1]) for row in rows))
+    return ", ".join(
+        f"{alpha:.3g}% {share:.0%}" if share else f"{alpha:.3g}% infeasible"
+        for alpha, share in ((100 * row[0], row[1]) for row in rows)
+    )
 
 
 def _figure_lines(evidence: Mapping[str, Any]) -> Iterator[str]:
