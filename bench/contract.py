@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 from _bench import Bench, main
@@ -18,8 +19,10 @@ PARTS = ("synthetic", "splits", "router", "audit", "routellm")
 
 
 def parts_of(bench: Bench) -> list[str]:
-    asked = bench.arguments.only
-    return list(PARTS) if not asked else [part for part in PARTS if part in asked.split(",")]
+    asked = [part for part in bench.arguments.only.split(",") if part]
+    if unknown := set(asked) - set(PARTS):
+        sys.exit(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    return asked or list(PARTS)
 
 
 def run(bench: Bench) -> None:
