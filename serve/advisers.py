@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.ports import Generalist
@@ -19,7 +20,7 @@ def second_opinions(config: Config, *, ask_twice: int | None = None) -> SecondOp
         ConfigError: the generalist is to be asked twice and none is configured, or a key is not set.
     """
     count = config.learning.ask_twice if ask_twice is None else ask_twice
-    again = judge = None
+    again = judge = loss = None
     if count:
         if config.generalist is None:
             raise ConfigError(
@@ -30,7 +31,8 @@ def second_opinions(config: Config, *, ask_twice: int | None = None) -> SecondOp
         again = Adviser(open=_opener(config.generalist), calls=count, local=config.generalist.local)
     if config.judge is not None:
         judge = Adviser(open=_opener(config.judge), calls=config.judge.pairs, local=config.judge.local)
-    return SecondOpinions(again=again, judge=judge)
+        loss = replace(judge, calls=config.judge.verdicts)
+    return SecondOpinions(again=again, judge=judge, loss=loss)
 
 
 def _opener(

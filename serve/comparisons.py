@@ -6,6 +6,7 @@ Owns what is asked after a call was answered, and the events that come of it. No
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -103,9 +104,16 @@ class Comparisons:
         if reference.finish_reason not in _WHOLE:
             return
         task_id, task_name = str(call.decision.task_id), str(call.decision.task_name)
-        verdict = self.judge(
-            performer.key, call.kind, call.request, said.content or "", reference, calls=said.tool_calls
+        asked = self.judge(
+            performer.key,
+            call.kind,
+            call.request,
+            said.content or "",
+            reference,
+            calls=said.tool_calls,
+            private=call.privacy == "local-only",
         )
+        verdict = await asked if inspect.isawaitable(asked) else asked
         outcome = "undefined" if not verdict.defined else "differs" if verdict.wrong else "agrees"
         self.metrics.compared(task_name, source, outcome)
         await self.observe(

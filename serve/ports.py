@@ -109,8 +109,14 @@ class Judge(Protocol):
         reference: Answer,
         *,
         calls: Sequence[Mapping[str, Any]] = (),
-    ) -> Judgement:
-        """`said`, `calls`: the text and the function calls of the specialist's answer."""
+        private: bool = False,
+    ) -> Judgement | Awaitable[Judgement]:
+        """The verdict, to be awaited where somebody has to be asked for it.
+
+        Args:
+            said, calls: the text and the function calls of the specialist's answer.
+            private: the call is `local-only`.
+        """
         ...
 
 

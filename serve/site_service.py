@@ -26,6 +26,7 @@ from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
 from shoal.nodes.spool import SpoolWriter, SystemClock
+from shoal.serve.advisers import second_opinions
 from shoal.serve.deployer import ServeHandle
 from shoal.serve.follower import Fetch, Follower
 from shoal.serve.generalist import OpenAIGeneralist
@@ -140,7 +141,7 @@ class SiteService:
             node=here.node or identity.name,
             tier=here.tier or identity.tier,
             settings=ServiceSettings.from_config(config),
-            judge=SlotJudge(self._folder_of),
+            judge=SlotJudge(self._folder_of, second_opinions(config, ask_twice=0).loss),
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,
             charge=charge,
             plans=plans,

@@ -108,8 +108,9 @@ def evaluate(
 
     Returns:
         The report (`tasks`, one entry each, and `total`), and one row for each trace, in their order:
-        `id`, `task`, `route`, `confidence`, `raw` (the specialist's own message, or None), `answer` (the message that the client
-        would have got from it, or None where the generalist is asked).
+        `id`, `task`, `route`, `confidence`, `raw` (the specialist's own message, or None), `wrong` (that message, by the task's loss;
+        None where there is no way to tell), `answer` (the message that the client would have got from it, or None where the
+        generalist is asked).
 
     Raises:
         CorruptModel: a version that should answer cannot be loaded.
@@ -252,5 +253,6 @@ def _row(call: _Call) -> dict[str, Any]:
         "route": route,
         "confidence": None if given is None else round(given.confidence, 6),
         "raw": raw,
+        "wrong": call.wrong,
         "answer": raw if answered else None,
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,12 +134,17 @@ def calls_to_show(examined: Examined, threshold: float) -> dict[str, list[dict[s
     }
 
 
-def coverage_by_alpha(held: Sequence[HeldOut], delta: float, *, start_share: float) -> list[list[float]]:
-    """[alpha, coverage] for each of `ALPHAS`: what share of the calls could be answered under that contract. 0 where none holds."""
+def coverage_by_alpha(
+    held: Sequence[HeldOut], delta: float, *, start_share: float, groups: Sequence[Hashable] | None = None
+) -> list[list[float]]:
+    """[alpha, coverage] for each of `ALPHAS`: what share of the calls could be answered under that contract. 0 where none holds.
+
+    `groups`: as in `calibrate`.
+    """
     confidences, wrong = [h.confidence for h in held], [h.wrong for h in held]
     out = []
     for alpha in ALPHAS:
-        found = calibrate(confidences, wrong, alpha, delta, start_share=start_share)
+        found = calibrate(confidences, wrong, alpha, delta, start_share=start_share, groups=groups)
         out.append([alpha, found.coverage if found.feasible else 0.0])
     return out
 

@@ -84,6 +84,7 @@ def plan_tasks(
             bases=rungs.identity(),
             embedder=embedder,
             split=config.learning.split,
+            by_judge=config.contract.judged(task.name),
         )
         plans.append(
             Plan(

@@ -54,10 +54,17 @@ class Adviser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondOpinions:
-    """Whom a learning run may ask; None for nobody. `again`: the generalist itself; `judge`: another model."""
+    """Whom a learning run may ask; None for nobody.
+
+    Attributes:
+        again: the generalist itself.
+        judge: another model, that compares texts for the owner to see.
+        loss: the same, for tasks whose loss it is; `calls` to choose by, and as many to calibrate.
+    """
 
     again: Adviser | None = None
     judge: Adviser | None = None
+    loss: Adviser | None = None
 
 
 def ask_again(

@@ -22,12 +22,13 @@ from shoal.agents.learning.evidence import (
     measure,
 )
 from shoal.agents.learning.held_out import MOST_NEIGHBOURS, answers_of, judged, nearest_answers
+from shoal.agents.learning.judge_loss import judged_by
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.new_version import new_version
 from shoal.agents.learning.second_opinions import ask_again, prefer
 from shoal.agents.learning.splits import Split, leakage, split_examples, unseen, without_duplicates
-from shoal.agents.learning.task_plan import Plan, Tools
+from shoal.agents.learning.task_plan import Plan, Tools, judge_model
 from shoal.agents.learning.training import Example
 from shoal.agents.registry.records import OutputKind, Version
 from shoal.errors import DataError
@@ -176,18 +177,28 @@ def _judge(
     loss = plan.prospect.loss
     if best.kind == LORA:
         calls = calls[:_MOST_CALIBRATION_LORA]
+    judge = judge_model(plan, tools)
+    if judge is not None:
+        calls = calls[: judge.calls]
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
+    if judge is not None:
+        held = judged_by(judge, calls, given, held)
     # where the other held-out calls say that little can be answered, less is tried
     start_share = min(START_SHARE, 0.7 * best.coverage)
+    groups = [e.group for e in calls]
     calibration = calibrate(
         [h.confidence for h in held],
         [h.wrong for h in held],
         plan.alpha,
         plan.delta,
         start_share=start_share,
+        groups=groups,
     )
-    defined = loss != OutputKind.TEXT or best.slots is not None
-    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share) if defined else []
+    if tools.config.contract.judged(plan.task.name):
+        defined = judge is not None
+    else:
+        defined = loss != OutputKind.TEXT or best.slots is not None
+    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share, groups=groups) if defined else []
     verdict = decide(loss, best.held_out, calibration, loss_defined=defined)
     return calibration, verdict, by_alpha, Examined(examples=calls, answers=given, held_out=held)

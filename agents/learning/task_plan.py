@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.learning.candidates import Prospect, Trainers
-from shoal.agents.learning.second_opinions import SecondOpinions
+from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.survey import Survey
 from shoal.agents.ports import Embedder, EngineLoader
 from shoal.agents.registry.records import Task
@@ -18,7 +18,7 @@ from shoal.config import Config
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 3
+PIPELINE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,14 @@ class Tools:
     opinions: SecondOpinions = field(default_factory=SecondOpinions)
 
 
+def judge_model(plan: Plan, tools: Tools) -> Adviser | None:
+    """Who says which answers are wrong, where it is not the output kind's own loss and it may see the task's calls."""
+    judge = tools.opinions.loss
+    if judge is None or not tools.config.contract.judged(plan.task.name):
+        return None
+    return judge if judge.may_see(plan.survey.private) else None
+
+
 def inputs_digest(
     task: Task,
     survey: Survey,
@@ -65,6 +73,7 @@ def inputs_digest(
     bases: Sequence[Any] = (),
     embedder: Embedder | None = None,
     split: str = "auto",
+    by_judge: bool = False,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     where = [survey.tier, survey.private]
@@ -84,4 +93,6 @@ def inputs_digest(
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
+    if by_judge:
+        facts.append("judged by a model")
     return hashlib.sha256(json.dumps([*facts, *bases]).encode()).hexdigest()

@@ -62,6 +62,8 @@ class JudgeConfig(_Section):
     api_key_env: str | None = None
     #: pairs of texts that it compares for each task, each in both orders
     pairs: int = Field(default=40, ge=1, le=1000)
+    #: where it is a task's loss, pairs that choose a candidate and as many more that calibrate; each costs two calls
+    verdicts: int = Field(default=400, ge=60, le=10_000)
     #: it runs on this very machine and sends nothing on, so that `local-only` data may go to it
     local: bool = False
     timeout_s: float = Field(default=120.0, gt=0)
@@ -74,6 +76,8 @@ class JudgeConfig(_Section):
 class ContractOverride(_Section):
     alpha: float | None = Field(default=None, gt=0, lt=1)
     delta: float | None = Field(default=None, gt=0, lt=1)
+    #: when an answer is wrong: by its kind of output, or where the model under `judge` prefers the generalist's text
+    loss: Literal["auto", "judge"] = "auto"
 
 
 class ContractConfig(_Section):
@@ -88,6 +92,10 @@ class ContractConfig(_Section):
         """(alpha, delta) of a task."""
         override = self.tasks.get(name, ContractOverride())
         return override.alpha or self.alpha, override.delta or self.delta
+
+    def judged(self, name: str) -> bool:
+        """Whether a judge model says which of a task's answers are wrong."""
+        return self.tasks.get(name, ContractOverride()).loss == "judge"
 
 
 class RolloutConfig(_Section):
@@ -270,6 +278,17 @@ class Config(_Section):
     tools: dict[str, ToolConfig] = Field(default_factory=dict)
     #: files of plans, each offered as the model `agent/<name>`
     plans: tuple[Path, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_its_judge(self) -> Config:
+        for name in self.contract.tasks:
+            if self.contract.judged(name) and self.judge is None:
+                raise ConfigError(
+                    f"`contract.tasks.{name}.loss` is judge, and no judge is configured.",
+                    remedy="Name the model under `judge`, or leave `loss` out.",
+                    param=f"contract.tasks.{name}.loss",
+                )
+        return self
 
 
 def load_config(path: Path | None) -> Config:

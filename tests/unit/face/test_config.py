@@ -33,6 +33,8 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
         ({"generalist": {"base_url": "http://x"}}, "generalist.model"),
         ({"serve": {"port": 70000}}, "serve.port"),
         ({"contract": {"tasks": {"t": {"delta": 0}}}}, "contract.tasks.t.delta"),
+        ({"contract": {"tasks": {"t": {"loss": "taste"}}}}, "contract.tasks.t.loss"),
+        ({"contract": {"tasks": {"t": {"loss": "judge"}}}}, "contract.tasks.t.loss"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_path(raw: dict[str, object], path: str) -> None:
@@ -57,6 +59,10 @@ def test_a_task_may_have_its_own_contract() -> None:
     config = parse_config({"contract": {"alpha": 0.1, "tasks": {"t": {"alpha": 0.02}}}}, source="x")
     assert config.contract.for_task("t") == (0.02, 0.05)
     assert config.contract.for_task("other") == (0.1, 0.05)
+    assert not config.contract.judged("t")
+    judge = {"base_url": "http://x", "model": "m"}
+    config = parse_config({"judge": judge, "contract": {"tasks": {"t": {"loss": "judge"}}}}, source="x")
+    assert config.contract.judged("t") and not config.contract.judged("other")
 
 
 def test_the_documented_example_is_valid() -> None:

@@ -93,10 +93,27 @@ def test_rows_say_who_would_answer_and_what() -> None:
             "route": f"specialist/{name}@4",
             "confidence": 0.9,
             "raw": red,
+            "wrong": False,
             "answer": red,
         },
-        {"id": "t1", "task": name, "route": "generalist", "confidence": 0.2, "raw": red, "answer": None},
-        {"id": "t2", "task": None, "route": "generalist", "confidence": None, "raw": None, "answer": None},
+        {
+            "id": "t1",
+            "task": name,
+            "route": "generalist",
+            "confidence": 0.2,
+            "raw": red,
+            "wrong": True,
+            "answer": None,
+        },
+        {
+            "id": "t2",
+            "task": None,
+            "route": "generalist",
+            "confidence": None,
+            "raw": None,
+            "wrong": None,
+            "answer": None,
+        },
     ]
 
 

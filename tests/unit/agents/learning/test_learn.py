@@ -3,7 +3,7 @@
 import errno
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.training import Example, TrainContext, Trainer, TrainReport
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.traces.chat import ChatRequest
 from shoal.agents.traces.erased import count_erased, id_digests
 from shoal.agents.traces.memory import MemoryTraceStore
 from shoal.agents.traces.trace import Trace, TraceId
@@ -133,7 +134,11 @@ def test_a_log_becomes_versions_in_shadow_with_their_evidence(both: _Site) -> No
 def test_the_generalist_is_asked_twice_where_the_owner_says_so_and_never_of_local_only_calls(
     site: _Site,
 ) -> None:
-    fake = FunctionGeneralist(lambda request: "card_lost")
+    logged = {trace.chat.last_user_text: trace.answer.content or "" for trace in site.store.scan()}
+    # it contradicts itself once
+    fake = FunctionGeneralist(
+        lambda request: "another" if len(fake.requests) == 3 else logged[request.last_user_text]
+    )
     asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15))
     priced = parse_config(
         {"generalist": {"base_url": "http://x", "model": "m", "price_in": 1, "price_out": 1}}, source="test"
@@ -180,6 +185,29 @@ def test_a_run_over_one_task_finds_all_tasks_anew_so_that_routers_hear_of_new_on
     both.learn(tasks=[first.tasks[0].name])
     assert both.registry.epoch() > epoch
     assert known in {task.id for task in both.registry.tasks()} and len(both.registry.tasks()) == 2
+
+
+def test_a_judge_model_is_the_loss_where_the_owner_says_so(site: _Site) -> None:
+    # whoever says which place is better prefers nobody, so nothing is wrong; whoever knows the logged answer sees each mistake
+    section = {"judge": {"base_url": "http://x", "model": "m"}}
+    (name,) = (task.name for task in site.learn().tasks)
+    judged = parse_config({**section, "contract": {"tasks": {name: {"loss": "judge"}}}}, source="test")
+
+    def learn(says: Callable[[ChatRequest], str], *, local: bool = True) -> tuple[Any, Any, int]:
+        fake = FunctionGeneralist(says)
+        who = Adviser(open=lambda: nullcontext(fake), calls=80, local=local)
+        (task,) = site.learn(opinions=SecondOpinions(loss=who), config=judged, force=True).tasks
+        version = max(site.registry.versions(), key=lambda v: v.number)
+        return task, version.evidence, len(fake.requests)
+
+    task, evidence, asked = learn(lambda request: "A")
+    assert evidence["judged"] and evidence["calibration"]["count"] == 80
+    assert evidence["calibration"]["risk"] == 0.0 and task.verdict == "pass"
+    # two orders for each pair that differs, and none for the others
+    assert asked % 2 == 0
+    site.store.add([replace(next(iter(site.store.scan())), privacy="local-only")])
+    task, _, asked = learn(lambda request: "A", local=False)
+    assert asked == 0 and task.verdict == "fail" and "No way is known" in task.reason
 
 
 def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:
