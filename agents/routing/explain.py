@@ -18,7 +18,7 @@ def explain(
 ) -> dict[str, Any]:
     """The decision for a request with everything that it rests on.
 
-    Keys: `task`, `task_id`, `how`, `novelty`, `performer` (None: the generalist is asked), `shadows`, `reasons`, `unmet`,
+    Keys: `task`, `task_id`, `how`, `task_confidence`, `nearest` (tasks worded like it), `novelty`, `performer` (None: the generalist is asked), `shadows`, `reasons`, `unmet`,
     `fingerprint`, `prompt` (masked), `tools`, `format`, `input` (structure, keys, language), `epoch`.
 
     Raises:
@@ -33,6 +33,8 @@ def explain(
         "task": decision.task_name or None,
         "task_id": decision.task_id,
         "how": decision.how,
+        "task_confidence": round(decision.confidence, 3),
+        "nearest": [{"task": near.name, "likeness": near.likeness} for near in router.nearest(request)],
         "novelty": None if decision.novelty is None else str(decision.novelty),
         "performer": _performer(decision.task_name, decision.performer),
         "shadows": [_performer(decision.task_name, shadow) for shadow in decision.shadows],
