@@ -25,6 +25,7 @@ from shoal.agents.feedback.hearing import FeedbackTraces
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.registry.novelty import SqlNovelty
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
 from shoal.home import Home
@@ -69,9 +70,11 @@ class FeedbackActor:
                 every_hours=learning.every_hours,
                 every_traces=learning.every_traces,
                 min_corrections=learning.min_corrections,
+                novelty_min_calls=learning.novelty_min_calls,
             ),
             clock=SystemClock(),
             ids=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}",
+            pool=SqlNovelty(registry.database),
         )
         for name, work in (("feedback", self._tick), ("read", self._read)):
             threading.Thread(target=work, name=name, daemon=True).start()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from shoal.agents.feedback.feedback_state import Command, ComparisonSeen, Event, FeedbackState, RegistryRead
 from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
 from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
+from shoal.agents.feedback.novelty import PoolStore
 from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
 from shoal.agents.feedback.schedule import (
     ASKED,
@@ -27,6 +28,7 @@ from shoal.agents.feedback.schedule import (
 )
 from shoal.agents.ports import Clock, Registry
 from shoal.agents.registry.records import VersionState
+from shoal.agents.tasks.finder import MIN_CALLS
 from shoal.errors import Conflict, ShoalError
 
 log = logging.getLogger("shoal.feedback")
@@ -110,6 +112,9 @@ class Standing:
     contradicted: dict[str, int] = field(default_factory=dict)
     #: task name -> calls that may be learnt from, since it was last learnt; counted where `learning.every_traces` is set
     grown: dict[str, int] = field(default_factory=dict)
+    #: calls in the novelty pool, and those of them that are of a recurring kind, by its name
+    novel: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     #: pieces of feedback whose trace is not there
     unknown: int = 0
     running: dict[str, Any] | None = None
@@ -134,6 +139,7 @@ class FeedbackLoop:
         learning: LearningPolicy,
         clock: Clock,
         ids: Callable[[], str],
+        pool: PoolStore | None = None,
     ) -> None:
         self._registry = registry
         self._runs = runs
@@ -142,7 +148,13 @@ class FeedbackLoop:
         self._ids = ids
         self._state = FeedbackState(policy, learning)
         self._reader = FeedbackReader(
-            traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
+            traces,
+            clock=clock,
+            observe=self.observe,
+            counts=bool(learning.every_traces),
+            pool=pool,
+            # kinds are told also where they begin no run
+            min_novel=learning.novelty_min_calls or MIN_CALLS,
         )
         self._events: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
         self._epoch = -1
@@ -190,6 +202,13 @@ class FeedbackLoop:
         if self.standing.read:
             self._reader.read(self._registry.feedback_after(self._reader.sequence))
             self.standing.unknown = self._reader.unknown
+            self._tell_novel()
+
+    def _tell_novel(self) -> None:
+        pool = self._reader.pool
+        if pool is not None:
+            self.standing.novel = pool.size
+            self.standing.kinds = {kind.name: kind.calls for kind in pool.kinds}
 
     # -- the deciding thread
 

@@ -17,6 +17,7 @@ Known = TypeVar("Known")
 
 #: a template of fewer words that say something may stand in any prompt by chance
 _LEAST_WORDS = 5
+_MEMO_SIZE = 4096
 
 
 class TemplateIndex(Generic[Known]):
@@ -32,6 +33,8 @@ class TemplateIndex(Generic[Known]):
             else None
             for template in ranked
         ]
+        #: prompt -> templates to be tried; a site's prompts recur. Forgets all when full
+        self._memo: dict[str, list[int]] = {}
         words = [set(template.tokens) for template in ranked]
         spread = Counter(word for some in words for word in some)
         self._under: dict[str, list[int]] = defaultdict(list)
@@ -55,6 +58,11 @@ class TemplateIndex(Generic[Known]):
                 yield self._found[number]
 
     def _possible(self, text: str) -> list[int]:
-        under = self._under
-        found = [number for word in set(text.split()) if word in under for number in under[word]]
-        return sorted([*found, *self._wordless])
+        found = self._memo.get(text)
+        if found is None:
+            if len(self._memo) >= _MEMO_SIZE:
+                self._memo.clear()
+            under = self._under
+            found = [number for word in set(text.split()) if word in under for number in under[word]]
+            found = self._memo[text] = sorted([*found, *self._wordless])
+        return found

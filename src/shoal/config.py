@@ -144,6 +144,8 @@ class LearningConfig(_Section):
     every_traces: int | None = Field(default=None, ge=1)
     #: with a site up, learn a task again when so many of its answers were contradicted by feedback; 0 for never
     min_corrections: int = Field(default=20, ge=0)
+    #: with a site up, learn when so many calls of one kind came that no task covers; 0 for never
+    novelty_min_calls: int = Field(default=200, ge=0)
     #: of each task so many held-out prompts are put to the generalist once more, so that its agreement with itself is known
     ask_twice: int = Field(default=0, ge=0, le=10_000)
     #: USD for an hour of one core: what learning and answering are priced at beside the generalist's tokens

@@ -16,7 +16,7 @@ def test_of_many_words_the_most_frequent_are_kept() -> None:
     calls = [{f"w{n}" for n in range(500)}] * 5 + [{"w499"}]
     kept = wording(calls)
     assert len(kept) == 400
-    assert list(kept)[0] == "w499"
+    assert next(iter(kept)) == "w499"
 
 
 def test_a_request_is_nearest_to_the_task_whose_words_it_has() -> None:

@@ -7,9 +7,27 @@ from random import Random
 from shoal.agents.tasks.template import Template, mask, normal, tokens_of
 from shoal.agents.tasks.template_index import TemplateIndex
 
-WORDS = (
-    "sort the mails of a shop by topic name film bus ticket price answer with one word only please".split()
-)
+WORDS = [
+    "sort",
+    "the",
+    "mails",
+    "of",
+    "a",
+    "shop",
+    "by",
+    "topic",
+    "name",
+    "film",
+    "bus",
+    "ticket",
+    "price",
+    "answer",
+    "with",
+    "one",
+    "word",
+    "only",
+    "please",
+]
 
 
 def text(prompt: str) -> str:
