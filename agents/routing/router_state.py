@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from shoal.agents.feedback.rollout import MoveVersion
 from shoal.agents.registry.records import Task, Version, VersionState
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,15 @@ class LoadFailed:
     reason: str
 
 
-Event: TypeAlias = RegistryRead | LoadFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongVersionServed:
+    """A replica answered for a version as another one, or from other files. No client got that answer."""
+
+    version_key: str
+    reason: str
+
+
+Event: TypeAlias = RegistryRead | LoadFailed | WrongVersionServed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,8 @@ class RouterState:
         version = self._versions.get(event.version_key)
         if version is None or version.state is VersionState.PAUSED:
             return []
+        if isinstance(event, WrongVersionServed) and version.state not in LIVE_STATES:
+            return []  # it is on its way out already
         return [MoveVersion(version_key=event.version_key, state=VersionState.PAUSED, reason=event.reason)]
 
     def _read(self, event: RegistryRead) -> list[Command]:

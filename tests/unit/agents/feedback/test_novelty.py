@@ -42,7 +42,9 @@ def trace(name: str, system: str, user: str, *, at: float, answer: str = "ok", *
     return Trace(
         id=TraceId(name),
         request={"model": "auto", "messages": [*messages, {"role": "user", "content": user}]},
-        response={"choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}]},
+        response={
+            "choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}]
+        },
         timestamp=at,
         **fields,
     )
