@@ -14,7 +14,7 @@
     |-- PrivacyViolation        no performer may see the data
     |-- NoPerformer             no specialist answers and there is no generalist
     |-- SpecialistUnavailable   the specialist does not answer
-    |   `-- WrongVersion          a replica answered as another version than it was asked for
+    |   `-- WrongVersion        a replica answered as another version than it was asked for
     |-- GeneralistUnavailable   the generalist does not answer, or answers nonsense
     |-- GeneralistRefused       the generalist answered with an error of the client's making
     |-- DeadlineExceeded        nobody answered in time
