@@ -19,13 +19,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from _bench import Bench, main
+from _tasks import read_sites
 from million import Words
 
 _SOURCES = (
@@ -36,6 +37,8 @@ _TASKS, _QUICK_TASKS = 1000, 100
 #: calls that a copy of a call-site is made of: enough for the finder to see a task
 _CALLS = 40
 _REQUESTS = 2000
+#: calls of the log that tasks are found in where words are to tell them
+_LEARNT = 5000
 #: of a copy's words so many are others
 _OTHERS = 0.5
 _MOST_FINGERPRINT_MS, _MOST_TEXT_MS, _MOST_MB = 0.3, 3.0, 500.0
@@ -44,6 +47,66 @@ _FIGURES = ("decide_fingerprint_p50_ms", "decide_text_p50_ms", "decide_memory_mb
 
 def measure(bench: Bench, data: Path) -> None:
     """Add the figures; skip them where the logs are not there."""
+    _measure_words(bench, data)
+    _measure_time(bench, data)
+
+
+def _measure_words(bench: Bench, data: Path) -> None:
+    """Calls of known call-sites without their system prompt, and calls of an agent that was never seen: what the words alone tell.
+
+    The labels score only.
+    """
+    log, held_out = (data / name for name in _SOURCES[0])
+    foreign = data / _SOURCES[1][1]
+    names = ["words_right", "words_wrong", "words_rejected", "foreign_rejected", "words_answered"]
+    if not (log.is_file() and held_out.is_file() and foreign.is_file()):
+        bench.skip(names, f"{log} is not there; see --data")
+        return
+    from shoal.agents.registry.records import VersionState
+    from shoal.agents.routing.router import Router
+    from shoal.agents.routing.snapshot import Performer, Route, Snapshot
+    from shoal.agents.tasks.finder import find_tasks
+    from shoal.agents.traces.chat import ChatRequest
+    from shoal.agents.traces.trace import Trace
+
+    truth = {**read_sites(log), **read_sites(held_out)}
+    found = find_tasks([Trace.from_dict(row) for row in _sampled(log, _LEARNT)], known=(), seed=0, now=0.0)
+    site_of = {
+        task.name: Counter(truth[i] for i, of in found.assignment.items() if of == task.id).most_common(1)[0][
+            0
+        ]
+        for task in found.tasks
+    }
+    always = Performer(key="x@1", number=1, state=VersionState.SERVING, threshold=0.0, share=1.0)
+    routes = [
+        Route(task_id=t.id, name=t.name, output_kind=t.output_kind, match=t.match, performers=[always])
+        for t in found.tasks
+    ]
+    router = Router(Snapshot(epoch=1, routes=routes))
+    counts: Counter[Any] = Counter()
+    for row in [*_sampled(held_out, _REQUESTS), *_sampled(foreign, _REQUESTS // 4)]:
+        bare = [m for m in row["request"]["messages"] if m["role"] not in ("system", "developer")]
+        decision = router.decide_logged(ChatRequest(body={**row["request"], "messages": bare}))
+        counts["answered"] += decision.performer is not None
+        kind = "words" if row["id"] in truth else "foreign"
+        counts[kind] += 1
+        told = site_of.get(decision.task_name)
+        counts[
+            kind, "rejected" if told is None else "right" if told == truth.get(row["id"]) else "wrong"
+        ] += 1
+    for name in ("right", "wrong", "rejected"):
+        bench.figure(
+            f"words_{name}",
+            counts["words", name] / counts["words"],
+            f"of {counts['words']} calls without a prompt",
+        )
+    bench.figure(
+        "foreign_rejected", counts["foreign", "rejected"] / counts["foreign"], f"of {counts['foreign']} calls"
+    )
+    bench.figure("words_answered", counts["answered"], "calls put to a specialist by their words", at_most=0)
+
+
+def _measure_time(bench: Bench, data: Path) -> None:
     missing = [name for pair in _SOURCES for name in pair if not (data / name).is_file()]
     if missing:
         bench.skip(list(_FIGURES), f"{data / missing[0]} is not there; see --data")
