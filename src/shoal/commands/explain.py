@@ -63,7 +63,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("task", "none that is known"))
     else:
         rows.append(
-            ("task", f"{result['task']}  (by {result['how']}, confidence {result['task_confidence']:.2f})")
+            ("task", f"{result['task']}  ({result['how']}, confidence {result['task_confidence']:.2f})")
         )
     if performer is None:
         rows.append(("performer", "the generalist"))
@@ -78,9 +78,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["unmet"] and result["unmet"] not in result["reasons"]:
         rows.append(("unmet", result["unmet"]))
     rows.append(("novelty", (result["novelty"] or "nothing new").replace("_", " ")))
-    alike = [
-        f"{near['task']} (so typical are {near['likeness']:.0%} of its calls)" for near in result["nearest"]
-    ]
+    alike = [f"{near['task']} ({near['likeness']:.0%})" for near in result["nearest"]]
     rows.append(("worded like", ", ".join(alike) or "no task"))
     rows += [
         ("nearest calls" if number == 0 else "", f"{call['likeness']:.2f} {call['id']}: {call['text']}")

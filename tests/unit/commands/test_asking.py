@@ -98,6 +98,6 @@ def test_an_explanation_shows_task_novelty_and_the_nearest_calls(
     assert run(*command) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "served by generalist" in shown
-    assert f"task {task.name} (by wording, confidence 1.00)" in shown
+    assert f"task {task.name} (wording, confidence 1.00)" in shown
     assert "novelty system prompt" in shown
     assert "nearest calls 1.00 c0: My tent number 0 is late" in shown
