@@ -1,4 +1,4 @@
-"""Looks up what feedback and new calls are about: the trace, its task, whether its answer is contradicted.
+"""Looks up what feedback and new calls are about: the trace, its task, whether its answer is contradicted, whether a task covers it at all.
 
 Owns how far it has read. Feedback may come before its trace is readable, so what is not found yet is looked for again for a while.
 Knows nothing of what follows.
@@ -6,11 +6,12 @@ Knows nothing of what follows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from shoal.agents.feedback.lessons import contradicts
-from shoal.agents.feedback.novelty import NovelCall, NoveltyPool, PoolStore, novel_call
+from shoal.agents.feedback.novelty import MOST_CALLS, NovelCall, NoveltyPool, PoolStore, novel_call
 from shoal.agents.feedback.schedule import NO_TASK, Event, FeedbackSeen, NovelKindsSeen, TracesSeen
 from shoal.agents.learning.learning_log import is_others_answer
 from shoal.agents.ports import Clock
@@ -152,9 +153,10 @@ class FeedbackReader:
             if self.pool.look(self._match, tasks_changed=changed):
                 self._observe(NovelKindsSeen(kinds=tuple(self.pool.kinds)))
 
-    def _count_new(self) -> list[NovelCall]:
+    def _count_new(self) -> Sequence[NovelCall]:
+        """Count what came; returns the newest of it that is novel, oldest first."""
         times: dict[TaskId, list[float]] = {}
-        novel: list[NovelCall] = []
+        novel: deque[NovelCall] = deque(maxlen=MOST_CALLS)
         if self._counted < 0 and not self._counts and self.pool is not None:
             # what came before was looked at by an earlier process
             self._until = self.pool.newest()
@@ -166,11 +168,12 @@ class FeedbackReader:
             self._until = max(self._until, trace.timestamp)
             if is_others_answer(trace):
                 match = self._match(trace)
-                times.setdefault(_covered_by(match), []).append(trace.timestamp)
+                if self._counts:
+                    times.setdefault(_covered_by(match), []).append(trace.timestamp)
                 if call := novel_call(trace, match):
                     novel.append(call)
         self._recent = {i: at for i, at in self._recent.items() if at >= self._until - _OVERLAP_S}
-        if times and self._counts:
+        if times:
             self._observe(TracesSeen(times=times))
         return novel
 
