@@ -6,9 +6,10 @@ The caller asks `decision.performer`, and the generalist where there is none or 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from shoal.agents.registry.records import OutputKind, TaskId, VersionState
 from shoal.agents.routing.capability import unmet
@@ -72,16 +73,17 @@ class Router:
     def __init__(self, snapshot: Snapshot, *, before: Router | None = None) -> None:
         self.snapshot = snapshot
         self._routes: dict[TaskId, Route] = {route.task_id: route for route in snapshot.routes}
-        self._by_name: dict[str, Route] = {
-            **self._routes,
-            **{route.name: route for route in reversed(snapshot.routes)},
-        }
-        recognised_by = [(route.task_id, route.name, route.match) for route in snapshot.routes]
-        if before is not None and before._recognised_by == recognised_by:
-            self._matcher = before._matcher
-        else:
-            self._matcher = Matcher([(route.task_id, route) for route in snapshot.routes], by_words=True)
-        self._recognised_by = recognised_by
+        self._by_name: dict[str, Route] = {str(route.task_id): route for route in snapshot.routes}
+        self._by_name.update((route.name, route) for route in reversed(snapshot.routes))
+        #: what the matcher was made of
+        self._recognised_by: list[tuple[TaskId, str, Mapping[str, Any]]] = [
+            (route.task_id, route.name, route.match) for route in snapshot.routes
+        ]
+        self._matcher: Matcher = (
+            before._matcher
+            if before is not None and before._recognised_by == self._recognised_by
+            else Matcher([(route.task_id, route) for route in snapshot.routes], by_words=True)
+        )
 
     def route(self, task_name: str) -> Route | None:
         """The route of a task, by its name or id."""
