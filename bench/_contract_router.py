@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from _bench import Bench, main
-from _tasks import read_sites
 from million import Words
 
 _SOURCES = (
@@ -62,6 +61,8 @@ def _measure_words(bench: Bench, data: Path) -> None:
     if not (log.is_file() and held_out.is_file() and foreign.is_file()):
         bench.skip(names, f"{log} is not there; see --data")
         return
+    from _tasks import read_sites  # heavy, and not to be counted as the router's memory
+
     from shoal.agents.registry.records import VersionState
     from shoal.agents.routing.router import Router
     from shoal.agents.routing.snapshot import Performer, Route, Snapshot
