@@ -104,7 +104,7 @@ def with_conversation(request: ChatRequest, conversation: str | None) -> ChatReq
 
 
 #: why a specialist that was asked did not answer the client
-Fallback: TypeAlias = Literal["", "unsure", "slow", "failed", "private"]
+Fallback: TypeAlias = Literal["", "unsure", "slow", "failed", "private", "wrong_version", "withdrawn"]
 
 
 @dataclass(slots=True, kw_only=True)

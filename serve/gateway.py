@@ -73,6 +73,7 @@ class Gateway:
             fetch=self._fetch,
             observe=self._observe,
             charge=self._auth.charge,
+            actors=self._actors,
             plans=RemotePlans(self._ask_plans),
         )
         self._site.follower.take(*await asyncio.to_thread(first_snapshot, self._registry, self._config))

@@ -151,6 +151,7 @@ class PlanHost:
             fetch=_nothing_newer,
             observe=self._observe,
             charge=self._auth.charge,
+            actors=actors,
         )
         performer = ServicePerformer(
             self._site.service, read_tools(self._config), RayTools(), self._specialists, admit=self._admit

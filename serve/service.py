@@ -127,6 +127,7 @@ class ChatService:
             clock=clock,
             settings=self._settings,
             metrics=self.metrics,
+            router=router,
         )
         self._comparisons = Comparisons(
             generalist=generalist,

@@ -7,6 +7,7 @@ loop. What is decided, asked and answered is in `service.py`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import shutil
 import time
@@ -18,6 +19,7 @@ from shoal.agents.feedback.audit_view import AuditView, audit_of
 from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.routing.router_actor import ROUTER_NAME
 from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
@@ -100,6 +102,7 @@ class SiteService:
         writer: begins the name of the process's spool files.
         fetch: asks the router actor for what is newer.
         observe, charge, plans: see `ChatService`.
+        actors: finds the router actor, which is told of replicas that serve another version than they should.
     """
 
     def __init__(
@@ -112,10 +115,12 @@ class SiteService:
         fetch: Fetch,
         observe: Observe,
         charge: Callable[[str, float], None],
+        actors: Actors,
         plans: Plans | None = None,
     ) -> None:
         self._home = home
         self._registry = registry
+        self._actors = actors
         clock = SystemClock()
         self._spool = SpoolWriter(
             home.spool,
@@ -124,7 +129,12 @@ class SiteService:
             min_free_bytes=int(config.storage.min_free_mb * (1 << 20)),
         )
         self._specialists = RemoteSpecialists(
-            ServeHandle, lambda: self.follower.where, clock, lambda: self.follower.places
+            ServeHandle,
+            lambda: self.follower.where,
+            clock,
+            lambda: self.follower.places,
+            lambda: self.follower.digests,
+            self._tell_wrong_version,
         )
         self.follower = Follower(fetch, self._specialists.expect)
         self._generalist = make_generalist(config)
@@ -167,6 +177,13 @@ class SiteService:
             }
         except ShoalError:
             return {}
+
+    def _tell_wrong_version(self, version_key: str, why: str) -> None:
+        self.service.background.start(functools.partial(self._tell_router, version_key, why))
+
+    async def _tell_router(self, version_key: str, why: str) -> None:
+        router = await self._actors.get(ROUTER_NAME)
+        await router.wrong_version.remote(version_key, why)
 
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())

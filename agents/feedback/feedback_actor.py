@@ -29,6 +29,7 @@ from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
 from shoal.agents.feedback.seen import event_of
 from shoal.agents.learning.forgetting import knowing_erased
+from shoal.agents.registry.novelty import SqlNovelty
 from shoal.agents.registry.records import Version
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
@@ -75,10 +76,12 @@ class FeedbackActor:
                 every_traces=learning.every_traces,
                 min_corrections=learning.min_corrections,
                 after_erasure=learning.after_erasure,
+                novelty_min_calls=learning.novelty_min_calls,
             ),
             erased=self._erased,
             clock=SystemClock(),
             ids=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}",
+            pool=SqlNovelty(registry.database),
         )
         for name, work in (("feedback", self._tick), ("read", self._read)):
             threading.Thread(target=work, name=name, daemon=True).start()

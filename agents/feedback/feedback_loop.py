@@ -18,6 +18,7 @@ from shoal.agents.feedback.feedback_state import Command, Event, FeedbackState, 
 from shoal.agents.feedback.governance import LIVE_STATES, MoveVersions, carry_out
 from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
 from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
+from shoal.agents.feedback.novelty import PoolStore
 from shoal.agents.feedback.rollout import CountComparison, Policy
 from shoal.agents.feedback.schedule import (
     ASKED,
@@ -34,6 +35,7 @@ from shoal.agents.feedback.seen import EvidenceRegistry, read_registry
 from shoal.agents.feedback.watching import ContradictionsRead, KeepWatch, ReportDrift
 from shoal.agents.ports import Clock
 from shoal.agents.registry.records import Version
+from shoal.agents.tasks.finder import MIN_CALLS
 from shoal.errors import Conflict, ShoalError, StaleDecision
 
 log = logging.getLogger("shoal.feedback")
@@ -102,6 +104,9 @@ class Standing:
     contradicted: dict[str, int] = field(default_factory=dict)
     #: task name -> calls that may be learnt from, since it was last learnt; counted where `learning.every_traces` is set
     grown: dict[str, int] = field(default_factory=dict)
+    #: calls in the novelty pool, and those of them that are of a recurring kind, by its name
+    novel: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     #: pieces of feedback whose trace is not there
     unknown: int = 0
     running: dict[str, Any] | None = None
@@ -127,6 +132,7 @@ class FeedbackLoop:
         clock: Clock,
         ids: Callable[[], str],
         erased: Callable[[Sequence[Version]], Mapping[str, int]] = lambda versions: {},
+        pool: PoolStore | None = None,
     ) -> None:
         self._registry = registry
         self._runs = runs
@@ -138,7 +144,13 @@ class FeedbackLoop:
         self._known_erased: Mapping[str, int] = {}
         self._state = FeedbackState(policy, learning)
         self._reader = FeedbackReader(
-            traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
+            traces,
+            clock=clock,
+            observe=self.observe,
+            counts=bool(learning.every_traces),
+            pool=pool,
+            # kinds are told also where they begin no run
+            min_novel=learning.novelty_min_calls or MIN_CALLS,
         )
         self._batches: queue.Queue[Batch] = queue.Queue(_MOST_WAITING)
         self._counting = Counting(registry)
@@ -195,7 +207,14 @@ class FeedbackLoop:
         if self.standing.read:
             self._reader.read(self._registry.feedback_after(self._reader.sequence))
             self.standing.unknown = self._reader.unknown
+            self._tell_novel()
             self._look_for_erased()
+
+    def _tell_novel(self) -> None:
+        pool = self._reader.pool
+        if pool is not None:
+            self.standing.novel = pool.size
+            self.standing.kinds = {kind.name: kind.calls for kind in pool.kinds}
 
     def _look_for_erased(self) -> None:
         """Erasure leaves no event: what live versions know of erased calls is looked up, and told where it changed."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from shoal.agents.feedback.novelty import NovelKind
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.tasks.corrections import is_hidden
 
@@ -37,6 +38,7 @@ class LearningPolicy:
         every_hours: since the last run over all tasks.
         every_traces: calls of a task that may be learnt from, since it was last learnt.
         min_corrections: answers of a task that were contradicted, since it was last learnt.
+        novelty_min_calls: calls of one kind that no task covers, half of them since all tasks were last learnt.
     """
 
     every_hours: float | None = None
@@ -44,6 +46,7 @@ class LearningPolicy:
     min_corrections: int = 20
     #: learn a task again when calls were erased that a version of it which may answer was trained on
     after_erasure: bool = True
+    novelty_min_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,13 @@ class ContractBroken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NovelKindsSeen:
+    """The recurring kinds among calls that no task covers, as they are now."""
+
+    kinds: Sequence[NovelKind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearningAsked:
     """Somebody wants a run. `tasks`: ids; empty for all."""
 
@@ -151,6 +161,7 @@ Event: TypeAlias = (
     | ErasedSeen
     | DriftSeen
     | ContractBroken
+    | NovelKindsSeen
     | LearningAsked
     | LearningStarted
     | LearningEnded
@@ -179,6 +190,7 @@ class Schedule:
         self._erased = ErasedSeen(known={}, at=0.0)
         #: task -> when its world was last seen to have changed, and how
         self._changed: dict[TaskId, tuple[float, str]] = {}
+        self._kinds: Sequence[NovelKind] = ()
         #: spans of all runs that are known, from start to end
         self._runs: list[tuple[float, float]] = []
         #: task -> start of the last run that included it and came to its end
@@ -208,6 +220,8 @@ class Schedule:
         elif isinstance(event, DriftSeen | ContractBroken):
             if event.at >= self._changed.get(event.task_id, (event.at, ""))[0]:
                 self._changed[event.task_id] = (event.at, event.reason)
+        elif isinstance(event, NovelKindsSeen):
+            self._kinds = event.kinds
         elif isinstance(event, LearningAsked):
             both = bool(event.tasks) and self._asked != ()
             self._asked = tuple(dict.fromkeys((*(self._asked or ()), *event.tasks))) if both else ()
@@ -336,10 +350,26 @@ class Schedule:
             for task_id, count in self.contradictions().items():
                 if count >= self._policy.min_corrections and self._is_learnable(task_id):
                     why.setdefault(task_id, f"{count:,} answers of {self._name(task_id)} were contradicted")
+        if new := self._new_kinds():
+            why[NO_TASK] = "; ".join(filter(None, (why.get(NO_TASK), new)))
         if not why:
             return None
         tasks = () if NO_TASK in why else tuple(why)
         return StartLearning(tasks=tasks, reason="; ".join(why.values()))
+
+    def _new_kinds(self) -> str:
+        """The kinds of unknown work that a run is due for, in words; empty where there is none.
+
+        What learning has seen already and made no task of must have grown as much again before it is tried anew.
+        """
+        least = self._policy.novelty_min_calls
+        since = self.learnt_at(NO_TASK)
+        due = [
+            f"{kind.calls:,} calls of a new kind, {kind.name}"
+            for kind in self._kinds
+            if least and kind.calls >= least and 2 * sum(at > since for at in kind.times) >= kind.calls
+        ]
+        return "; ".join(due)
 
     def _is_learnable(self, task_id: TaskId) -> bool:
         return task_id == NO_TASK or (task_id in self._tasks and not self._tasks[task_id].excluded)

@@ -288,13 +288,12 @@ class SqlRegistry:
             return [{name: row[name] for name in row if name != "sequence"} for row in rows]
 
     def delete_feedback(self, trace_ids: Collection[str]) -> None:
-        """Forget what was said of calls that are erased: a correction holds what they were about."""
+        """Forget what was said of calls that are erased, because a correction holds what they were about; and that they were novel."""
         ids = sorted(trace_ids)
         with self.database.write() as connection:
             for start in range(0, len(ids), 500):
-                connection.execute(
-                    delete(t.feedback).where(t.feedback.c.trace_id.in_(ids[start : start + 500]))
-                )
+                for table in (t.feedback, t.novel_calls):
+                    connection.execute(delete(table).where(table.c.trace_id.in_(ids[start : start + 500])))
 
     def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
         """What came after the piece of this number, oldest first, as `feedback` gives it; each with its own `sequence`."""

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0004"
+HEAD = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -267,4 +267,15 @@ learning_runs = Table(
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("report", JSON),
+)
+
+#: the novelty pool: calls that no task covers, by the id of their trace; `kind` names the recurring kind that a call is of
+novel_calls = Table(
+    "novel_calls",
+    metadata,
+    Column("trace_id", String(200), primary_key=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("why", String(40), nullable=False),
+    Column("near", String(200), nullable=False),
+    Column("kind", String(200), nullable=False),
 )

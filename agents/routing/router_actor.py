@@ -21,6 +21,7 @@ import ray
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update
+from shoal.agents.routing.router_state import WrongVersionServed
 from shoal.config import Config
 from shoal.home import Home
 from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
@@ -98,6 +99,10 @@ class RouterActor:
                 return update.to_dict()
             await asyncio.sleep(_LOOK_S)
         return None
+
+    async def wrong_version(self, version_key: str, reason: str) -> None:
+        """A replica answers for a version with something else: it is taken out of service until somebody has looked."""
+        self._loop.observe(WrongVersionServed(version_key=version_key, reason=reason))
 
     async def plans(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A gateway's question about runs of plans: `{"ok": value}`, or `{"error": ...}`."""

@@ -37,7 +37,15 @@ class LoadFailed:
     reason: str
 
 
-Event: TypeAlias = RegistryRead | LoadFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongVersionServed:
+    """A replica answered for a version as another one, or from other files. No client got that answer."""
+
+    version_key: str
+    reason: str
+
+
+Event: TypeAlias = RegistryRead | LoadFailed | WrongVersionServed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,10 @@ class RouterState:
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, RegistryRead):
             return self._read(event)
+        if isinstance(event, WrongVersionServed):
+            version = self._governance.standing(event.version_key)
+            if version is None or version.state not in LIVE_STATES:
+                return []  # it is on its way out already
         return [*self._governance.handle(LoadingFailed(version_key=event.version_key, reason=event.reason))]
 
     def _read(self, event: RegistryRead) -> list[Command]:

@@ -23,6 +23,7 @@ from shoal.agents.tasks.drafts import Draft, as_tasks
 from shoal.agents.tasks.families import Family, Variant, find_families
 from shoal.agents.tasks.features import PromptMemo
 from shoal.agents.tasks.identity import recognised
+from shoal.agents.tasks.match_data import with_likeness
 from shoal.agents.tasks.matcher import Match, Matcher
 from shoal.agents.tasks.sample import MAX_SAMPLE, Sample
 from shoal.agents.tasks.split import MIN_PART, split_calls, without_answers
@@ -88,7 +89,7 @@ def find_tasks(
     drafts, small = _drafts(
         calls if use_answers else without_answers(calls), known, seed, use_answers, embedder
     )
-    tasks = recognised(as_tasks(drafts, now), drafts, calls, known)
+    tasks = with_likeness(recognised(as_tasks(drafts, now), drafts, calls, known), calls)
     if len(calls) == sample.seen:
         return _assigned(tasks, calls, small)
     return _assigned(tasks, _read_again(traces, memo, labels), small)

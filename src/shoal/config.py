@@ -159,6 +159,8 @@ class LearningConfig(_Section):
     min_corrections: int = Field(default=20, ge=0)
     #: with a site up, learn a task again when calls were erased that its specialist was trained on, at most once a day
     after_erasure: bool = True
+    #: with a site up, learn when so many calls of one kind came that no task covers; 0 for never
+    novelty_min_calls: int = Field(default=200, ge=0)
     #: of each task so many held-out prompts are put to the generalist once more, so that its agreement with itself is known
     ask_twice: int = Field(default=0, ge=0, le=10_000)
     #: USD for an hour of one core: what learning and answering are priced at beside the generalist's tokens

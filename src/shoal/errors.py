@@ -15,6 +15,7 @@
     |-- PrivacyViolation        no performer may see the data
     |-- NoPerformer             no specialist answers and there is no generalist
     |-- SpecialistUnavailable   the specialist does not answer
+    |   `-- WrongVersion        a replica answered as another version than it was asked for
     |-- GeneralistUnavailable   the generalist does not answer, or answers nonsense
     |-- GeneralistRefused       the generalist answered with an error of the client's making
     |-- DeadlineExceeded        nobody answered in time
@@ -123,6 +124,12 @@ class NoPerformer(ShoalError):
 
 class SpecialistUnavailable(ShoalError):
     code = "specialist_unavailable"
+
+
+class WrongVersion(SpecialistUnavailable):
+    """A replica answered as another version than the one that was asked, or with other files than that version's."""
+
+    code = "wrong_version"
 
 
 class GeneralistUnavailable(ShoalError):

@@ -21,7 +21,7 @@ from shoal.agents.learning.learn import learn
 from shoal.agents.ports import EngineLoader
 from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.explain import explain
+from shoal.agents.routing.explain import explain, nearest_calls
 from shoal.agents.routing.router import Router
 from shoal.agents.traces.chat import parse_chat_request
 from shoal.agents.traces.importing import import_files
@@ -180,8 +180,12 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
     return {**report, "skipped": read.skipped_count}
 
 
-def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
-    """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest."""
+def run_explain(home: Home, config: Config, body: object, *, nearest: int = 0) -> dict[str, Any]:
+    """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest.
+
+    Args:
+        nearest: so many of the traces that are most like it are told too; all traces are read for that.
+    """
     request = parse_chat_request(body)
     registry = open_registry(home)
     known = registry.tasks()
@@ -204,6 +208,8 @@ def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
             result["reasons"] = [*result["reasons"], answer.reason]
         if accepted:
             result["served_by"] = f"specialist/{decision.task_name}@{decision.performer.number}"
+    if nearest:
+        result["nearest_calls"] = nearest_calls(request, open_traces(home, config).scan(), most=nearest)
     return result
 
 

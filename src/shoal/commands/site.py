@@ -246,10 +246,17 @@ def learning_line(said: dict[str, Any]) -> str:
         text = f"last {ended}: {last['state']}, " + (last["error"] or f"{passed} passed ({last['reason']})")
     else:
         text = "never yet"
-    waiting = [f"{count} contradicted answers of {name}" for name, count in said["contradicted"].items()]
+    waiting = [unknown_work(said)] if said.get("novel") else []
+    waiting += [f"{count} contradicted answers of {name}" for name, count in said["contradicted"].items()]
     if said["unknown"]:
         waiting.append(f"feedback on {said['unknown']} calls that nobody knows")
     return " ".join(filter(None, ["; ".join([text, *waiting]), said["trouble"]]))
+
+
+def unknown_work(said: dict[str, Any]) -> str:
+    """How many calls no task covers, and which kinds of them recur."""
+    kinds = [f"{count} of a recurring kind, {name}" for name, count in said["kinds"].items()]
+    return "unknown work: " + ", ".join([counted(said["novel"], "call"), *kinds])
 
 
 def counted(number: int, noun: str) -> str:

@@ -51,7 +51,7 @@ def route(name: str, *performers: Performer, kind: OutputKind = OutputKind.LABEL
 
 @dataclass
 class Bench:
-    """A gateway's parts; change them before `service` is first used."""
+    """A gateway's parts; change them before `service` is first used, but for the snapshot's epoch and routes."""
 
     generalist: Generalist | None = field(
         default_factory=lambda: FunctionGeneralist(lambda request: f"large: {request.last_user_text}")
@@ -63,6 +63,7 @@ class Bench:
     observer: ListObserver = field(default_factory=ListObserver)
     clock: FakeClock = field(default_factory=FakeClock)
     routes: tuple[Route, ...] = (route("triage", SERVING), route("mood", SHADOW))
+    epoch: int = 7
     ready: bool = True
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     keys: KeyRing | None = None
@@ -80,9 +81,10 @@ class Bench:
     def service(self) -> ChatService:
         if self._service is None:
             numbers = itertools.count(1)
-            router = MarkRouter(Snapshot(epoch=7, routes=self.routes))
             self._service = ChatService(
-                router=lambda: router if self.ready else None,
+                router=lambda: (
+                    MarkRouter(Snapshot(epoch=self.epoch, routes=self.routes)) if self.ready else None
+                ),
                 generalist=self.generalist,
                 specialists=self.specialists,
                 record=self.record,

@@ -9,6 +9,7 @@ from shoal.agents.routing.router_state import (
     Publish,
     RegistryRead,
     RouterState,
+    WrongVersionServed,
 )
 
 TASK = Task(id=TaskId("t"), name="sort", output_kind=OutputKind.LABEL, calls=1)
@@ -97,3 +98,38 @@ def test_a_version_that_cannot_be_loaded_is_paused_with_the_reason_once() -> Non
     router.handle(read(2, version(1, VersionState.PAUSED)))
     assert router.handle(LoadFailed(version_key="t@1", reason="weights were altered")) == []
     assert router.handle(LoadFailed(version_key="gone@1", reason="x")) == []
+
+
+def test_a_version_for_which_another_one_answers_is_paused_once() -> None:
+    router = state()
+    router.handle(read(1, version(1, VersionState.RETIRED), version(2, VersionState.CANARY)))
+    why = "a replica answers as t@2 from files bbb, not aaa"
+    assert router.handle(WrongVersionServed(version_key="t@2", reason=why)) == [
+        MoveVersions(
+            moves=(
+                Move(
+                    version_key="t@2",
+                    before=VersionState.CANARY,
+                    after=VersionState.PAUSED,
+                    reason=why,
+                ),
+            ),
+            asker=Asker.LOADING,
+            epoch=1,
+        )
+    ]
+    router.handle(read(2, version(2, VersionState.PAUSED)))
+    assert router.handle(WrongVersionServed(version_key="t@2", reason=why)) == []
+    assert router.handle(WrongVersionServed(version_key="t@9", reason=why)) == []
+
+
+def test_a_version_that_is_retired_already_stays_so_whoever_answers_for_it() -> None:
+    router = state()
+    router.handle(read(1, version(1, VersionState.RETIRED)))
+    assert router.handle(WrongVersionServed(version_key="t@1", reason="x")) == []
+
+
+def test_gateways_are_told_the_digest_of_each_version() -> None:
+    publish = state().handle(read(1, version(1, VersionState.SERVING)))[0]
+    assert isinstance(publish, Publish)
+    assert [p.sha256 for route in publish.snapshot.routes for p in route.performers] == ["0" * 64]
