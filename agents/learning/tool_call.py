@@ -13,6 +13,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,8 @@ def train_tool_call(
     parts: list[Weights] = []
     for fold in range(_FOLDS):
         context.progress(0.35 + 0.15 * fold, "training arguments")
-        parts.append(
-            kept.get(f"arguments-{fold}", lambda f=fold: _fit_arguments(choices, right, folds != f, context))
-        )
+        fold_fit = partial(_fit_arguments, choices, right, folds != fold, context)
+        parts.append(kept.get(f"arguments-{fold}", fold_fit))
     every = np.ones(len(choices), bool)
     whole = kept.get("arguments", lambda: _fit_arguments(choices, right, every, context))
     context.progress(0.8, "filling calls in")
