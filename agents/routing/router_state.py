@@ -17,7 +17,7 @@ from shoal.agents.feedback.governance import (
     last_good_before,
 )
 from shoal.agents.registry.records import Task, Version, VersionState
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
