@@ -59,7 +59,7 @@ def tallies_of(evidence: Evidence) -> dict[str, Tally]:
 
 def event_of(data: Mapping[str, Any]) -> ComparisonSeen | InputsSeen:
     """Read what a gateway saw as it crosses processes; see `serve/ports.py`."""
-    if data["type"] == "inputs":
+    if data.get("type") == "inputs":
         return InputsSeen(
             version_key=str(data["version_key"]),
             bins=tuple(int(n) for n in data["bins"]),
