@@ -86,6 +86,7 @@ def main() -> int:
 def _learn(
     home: Home, config: Config, registry: Any, tasks: tuple[str, ...], told_to_end: list[int]
 ) -> dict[str, Any]:
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.agents.learning.learn import learn
     from shoal.agents.ports import EngineLoader
     from shoal.agents.traces.compactor import compact
@@ -112,6 +113,7 @@ def _learn(
         progress=_say,
         stopped=lambda: bool(told_to_end),
         opinions=second_opinions(config),
+        spend=SqlExpenses(registry.database).add,
     ).to_dict()
     return dict(json.loads(json.dumps(report, default=str)))
 

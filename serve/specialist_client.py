@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from shoal.agents.ports import Clock, SpecialistAnswer
+from shoal.agents.ports import Clock, Effort, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import DeadlineExceeded, SpecialistUnavailable
 from shoal.serve.ports import Place
@@ -151,6 +151,7 @@ class RemoteSpecialists:
             node=str(said.get("node", "")),
             tier=str(said.get("tier", "")),
             tool_calls=tuple(said.get("tool_calls") or ()),
+            effort=Effort(**said["effort"]) if said.get("effort") else None,
         )
 
     async def _ask(

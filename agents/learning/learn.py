@@ -17,6 +17,7 @@ from shoal.agents.feedback.lessons import with_lessons
 from shoal.agents.learning.budget import Wish, allot
 from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
+from shoal.agents.learning.learning_costs import LearningCosts, NoteExpenses, TaskCosts, note_nothing
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material, gather, may_train
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
@@ -60,6 +61,7 @@ def learn(
     trainers: Trainers = trainer_of,
     opinions: SecondOpinions = _NOBODY,
     embedder: Embedder | None = None,
+    spend: NoteExpenses = note_nothing,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -70,6 +72,7 @@ def learn(
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
+        spend: keeps what the run takes.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
         embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
 
@@ -93,6 +96,7 @@ def learn(
         trainers=trainers,
         opinions=opinions,
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
+        costs=LearningCosts(note=spend, now=clock.now),
     )
     return run.go(store, tasks, feedback)
 
@@ -114,6 +118,7 @@ class _Run:
         trainers: Trainers,
         opinions: SecondOpinions,
         embedder: Embedder | None,
+        costs: LearningCosts,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -128,6 +133,7 @@ class _Run:
         self.trainers = trainers
         self.opinions = opinions
         self.embedder = embedder
+        self.costs = costs
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -164,6 +170,8 @@ class _Run:
             self._learn_found(found, traces, names, manifest, _private_tasks(found.tasks, all_traces, traces))
         except KeyboardInterrupt:
             self.interrupted = True
+        finally:
+            self.costs.end()
         report = LearnReport(
             traces=len(all_traces),
             usable=len(traces),
@@ -214,7 +222,8 @@ class _Run:
                 self.interrupted = True
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
-            self._one(plan, self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name))
+            with self.costs.task(plan.task.id) as costs:
+                self._one(plan, self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name), costs)
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
@@ -312,7 +321,7 @@ class _Run:
             )
         return None
 
-    def _one(self, plan: Plan, progress: Callable[[float, str], None]) -> None:
+    def _one(self, plan: Plan, progress: Callable[[float, str], None], costs: TaskCosts) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
         tools = Tools(
@@ -323,6 +332,7 @@ class _Run:
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
+            costs=costs,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,
@@ -330,6 +340,7 @@ class _Run:
         )
         try:
             version, verdict, cut = specialise(plan, number, tools)
+            costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
             forget_work(plan, self.home)
         except KeyboardInterrupt:

@@ -164,6 +164,7 @@ def train_lora(
             "prompt_tokens": read.prompt,
             "answer_tokens": most,
             "dtype": facts["dtype"],
+            "on_gpu": on_gpu,
             "four_bit": four_bit,
             "rows_at_once": fit.rows,
             "checkpointing": fit.checkpointing,

@@ -27,6 +27,7 @@ from shoal.agents.learning.held_out import (
     load_slots,
     nearest_answers,
 )
+from shoal.agents.learning.learning_costs import TaskCosts
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.model_card import README, card_facts, card_text
@@ -85,7 +86,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a run hands in. `seconds_left`: until the run must end. `cpu_seconds`: processor time of this process so far."""
+    """What a run hands in.
+
+    Attributes:
+        seconds_left: until the run must end.
+        costs: of the task.
+        cpu_seconds: processor time of this process so far.
+    """
 
     home: Home
     config: Config
@@ -94,6 +101,7 @@ class Tools:
     monotonic: Callable[[], float]
     now: Callable[[], float]
     seconds_left: Callable[[], float]
+    costs: TaskCosts
     embedder: Embedder | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
@@ -315,11 +323,22 @@ def _opinions(best: _Candidate, plan: Plan, calling: frozenset[str], tools: Tool
     if again is not None and again.may_see(private):
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(
-            again, plan.prospect.loss, best.examples, best.held_out, calling=calling, slots=best.slots
+            again,
+            plan.prospect.loss,
+            best.examples,
+            best.held_out,
+            calling=calling,
+            slots=best.slots,
+            used=lambda usages: tools.costs.asked("again", usages, again.price),
         )
     if judge is not None and plan.prospect.loss == OutputKind.TEXT and judge.may_see(private):
         tools.progress(0.88, "a judge model compares texts")
-        if preferred := prefer(judge, best.examples, [a.content for a in best.given]):
+        if preferred := prefer(
+            judge,
+            best.examples,
+            [a.content for a in best.given],
+            used=lambda usages: tools.costs.asked("judge", usages, judge.price),
+        ):
             return {"judge": {"figures": preferred}}
     return {}
 

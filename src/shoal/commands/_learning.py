@@ -15,6 +15,7 @@ import psutil
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shoal.agents.feedback.expenses import SqlExpenses
 from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.learning.learn import learn
@@ -81,6 +82,7 @@ def run_learn(
             feedback=registry.feedback(),
             progress=tell,
             opinions=second_opinions(config, ask_twice=ask_twice),
+            spend=SqlExpenses(registry.database).add,
         ).to_dict()
         note(report)
     return report
