@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.feedback.accounts import Account, Accounts, Rates, make_accounts, price_of
 from shoal.agents.feedback.expenses import SqlExpenses
-from shoal.agents.feedback.ledger import NO_TASK, Ledger
+from shoal.agents.feedback.ledger import NO_TASK, Expense, Ledger
 from shoal.agents.feedback.ledger_reading import LedgerReader, Sections
 from shoal.agents.feedback.tier_advice import TIERS, Advice, Offer, Use, advise
 from shoal.agents.registry.records import Task, TaskId, Version
@@ -87,24 +88,50 @@ def read_books(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Books:
     """Everything since a moment (seconds since the epoch). What was spent beside the calls is kept by the day (UTC)."""
-    ledger = LedgerReader(store, registry.tasks(), home.ledger).read(since=since, progress=progress)
-    return make_books(home, registry, ledger, config, since=since)
+    tasks = registry.tasks()
+    ledger = LedgerReader(store, tasks, home.ledger).read(since=since, progress=progress)
+    return make_books(
+        home,
+        ledger,
+        tasks=tasks,
+        versions=registry.versions(),
+        expenses=SqlExpenses(registry.database).all(since=since),
+        config=config,
+        price=price_of(config),
+    )
+
+
+def books_at_hand(
+    home: Home, registry: SqlRegistry, store: Sections, config: Config, *, most_rows: int = STATUS_ROWS
+) -> Books | None:
+    """The same where little has to be read for it; None where it would take long."""
+    reader = LedgerReader(store, registry.tasks(), home.ledger)
+    return None if reader.rows_to_read() > most_rows else read_books(home, registry, store, config)
 
 
 def make_books(
-    home: Home, registry: SqlRegistry, ledger: Ledger, config: Config, *, since: float = float("-inf")
+    home: Home,
+    ledger: Ledger,
+    *,
+    tasks: Sequence[Task],
+    versions: Sequence[Version],
+    expenses: Sequence[Expense],
+    config: Config,
+    price: Price | None,
 ) -> Books:
     """Of a ledger that was read already."""
-    tasks = {task.id: task for task in registry.tasks() if not is_hidden(task)}
-    chosen: dict[TaskId, Version] = {}
-    for task_id in tasks:
-        if version := shown_version(registry.versions(task_id)):
-            chosen[task_id] = version
+    shown = {task.id: task for task in tasks if not is_hidden(task)}
+    chosen = {
+        task_id: version
+        for task_id in shown
+        if (version := shown_version([v for v in versions if v.task_id == task_id])) is not None
+    }
+    rates = Rates.from_config(config)
     accounts = make_accounts(
         ledger,
-        SqlExpenses(registry.database).all(since=since),
-        price=price_of(config),
-        rates=Rates.from_config(config),
+        expenses,
+        price=price,
+        rates=rates,
         cores={task_id: float(v.needs.get("cpus") or 1.0) for task_id, v in chosen.items()},
     )
     offers = read_offers(home, config)
@@ -113,23 +140,13 @@ def make_books(
         task_id: advise(
             use_of(home, task, chosen.get(task_id), ledger, accounts, config),
             offers,
-            price=accounts.price,
-            rates=Rates.from_config(config),
+            price=price,
+            rates=rates,
             generalist_local=local,
         )
-        for task_id, task in tasks.items()
+        for task_id, task in shown.items()
     }
-    return Books(accounts=accounts, tasks=tasks, advice=advice)
-
-
-def books_at_hand(
-    home: Home, registry: SqlRegistry, store: Sections, config: Config, *, most_rows: int = STATUS_ROWS
-) -> Books | None:
-    """The same where little has to be read for it; None where it would take long."""
-    reader = LedgerReader(store, registry.tasks(), home.ledger)
-    if reader.rows_to_read() > most_rows:
-        return None
-    return make_books(home, registry, reader.read(), config)
+    return Books(accounts=accounts, tasks=shown, advice=advice)
 
 
 def shown_version(versions: Sequence[Version]) -> Version | None:

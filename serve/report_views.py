@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.agents.contract.break_even import BreakEven, Price
+from shoal.serve.money import Books
 from shoal.serve.report_evidence import CandidateView, FigureView, PairView
 from shoal.serve.report_map import MapView
 from shoal.serve.report_svg import CurvePoint
@@ -133,6 +134,7 @@ class Report:
     models: Sequence[tuple[str, str, int]]
     tasks: Sequence[TaskView]
     map: MapView | None
+    books: Books
 
     @property
     def with_specialist(self) -> int:

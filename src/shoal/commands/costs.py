@@ -65,7 +65,13 @@ def costs(
         print_json(books.to_dict())
         return
     if not books.accounts.total.calls:
-        out.print("No calls yet. Import a log: shoal traces import FILE")
+        known = store.count()
+        out.print(
+            f"No calls since {since}; {known:,} before."
+            if known
+            else "No calls yet: shoal traces import FILE",
+            highlight=False,
+        )
         return
     _show(books)
 
