@@ -1,7 +1,7 @@
 """A router between a weak and a strong model, learnt from which of them was right: RouteLLM's GSM8K.
 
 Data: `routing/routellm_gsm8k_responses.csv.gz`, the evaluation responses that RouteLLM publishes (github.com/lm-sys/RouteLLM, Apache-2.0; per
-prompt of GSM8K's test set: was Mixtral-8x7B right, was GPT-4 right). Published for GSM8K by Ong et al. 2024 (arXiv 2406.18665, table 3): random 0.497,
+prompt of GSM8K's test set: was Mixtral-8x7B right, was GPT-4 right). Published for GSM8K by Ong et al. 2024 (arXiv 2406.18665): random 0.497,
 best router 0.622. Five folds; the router's settings are chosen inside the training folds; the prompts alone are read. As a program:
 
     python bench/_contract_routellm.py --json

@@ -99,11 +99,14 @@ class LedgerReader:
         raise SiteError("The traces keep changing.", remedy="Wait for the other commands and try again.")
 
     def _read(self, since: float, progress: Callable[[int, int], None]) -> Ledger:
-        sections = [s for s in self._store.sections() if s.last_timestamp >= since]
+        everything = self._store.sections()
+        sections = [s for s in everything if s.last_timestamp >= since]
         kept = self._kept()
+        marks = {s.mark for s in everything}
         total = sum(s.rows for s in sections if s.mark not in kept or s.first_timestamp < since)
         task_of = TaskFinder(self._tasks)
-        out, done, changed = Ledger(), 0, False
+        # sums of what was erased or merged go with it
+        out, done, changed = Ledger(), 0, not marks.issuperset(kept)
         for section in sections:
             whole = section.first_timestamp >= since
             if whole and section.mark in kept:
@@ -121,7 +124,7 @@ class LedgerReader:
                 kept[section.mark] = part.to_dict()
                 changed = True
         if changed:
-            self._keep({s.mark for s in self._store.sections()}, kept)
+            self._keep(marks, kept)
         return out
 
     def _kept(self) -> dict[str, Any]:

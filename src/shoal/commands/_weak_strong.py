@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from shoal.commands._shared import out
@@ -79,10 +80,9 @@ def run_weak_strong(
 def show_weak_strong(found: Mapping[str, Any]) -> None:
     """For people."""
     weak, strong = found["weak"], found["strong"]
-    out.print(
-        f"{found['prompts']:,} prompts. Right: {weak['column']} {weak['right']:.1%}, {strong['column']} {strong['right']:.1%}",
-        highlight=False,
-    )
+    out.print(f"{found['prompts']:,} prompts", highlight=False)
+    for which, model in (("weak", weak), ("strong", strong)):
+        out.print(f"{which}: {escape(model['column'])}, right {model['right']:.1%}", highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("router")
     for heading in ("APGR", "CPT(50%)", "CPT(80%)"):
@@ -104,9 +104,9 @@ def show_weak_strong(found: Mapping[str, Any]) -> None:
             highlight=False,
         )
     out.print(
-        "APGR: area under the share of the quality gap that is recovered, over the share\n"
-        "of calls that go to the strong model. CPT(x): share of strong calls at which x of\n"
-        "the gap is recovered. After RouteLLM (arXiv 2406.18665).",
+        "APGR: area under the share of the quality gap that is recovered, over the\n"
+        "share of calls that go to the strong model. CPT(x): share of strong calls at\n"
+        "which x of the gap is recovered. After RouteLLM (arXiv 2406.18665).",
         highlight=False,
         style="dim",
     )
