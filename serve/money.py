@@ -13,7 +13,7 @@ from typing import Any
 from shoal.agents.contract.break_even import Price
 from shoal.agents.feedback.accounts import Account, Accounts, Rates, make_accounts, price_of
 from shoal.agents.feedback.expenses import SqlExpenses
-from shoal.agents.feedback.ledger import NO_TASK, Expense, Ledger
+from shoal.agents.feedback.ledger import NO_TASK, Compute, Expense, Ledger
 from shoal.agents.feedback.ledger_reading import LedgerReader, Sections
 from shoal.agents.feedback.tier_advice import TIERS, Advice, Offer, Use, advise
 from shoal.agents.registry.records import Task, TaskId, Version
@@ -27,6 +27,7 @@ from shoal.home import Home
 from shoal.serve.nodes_status import node_states, read_placement
 from shoal.serve.placing import demand_of, folder_mb
 
+DAY_S = 86_400.0
 #: traces that `shoal status` reads at most; for more it says where to ask
 STATUS_ROWS = 20_000
 
@@ -95,9 +96,10 @@ def read_books(
         ledger,
         tasks=tasks,
         versions=registry.versions(),
-        expenses=SqlExpenses(registry.database).all(since=since),
+        expenses=SqlExpenses(registry.database).all(),
         config=config,
         price=price_of(config),
+        since=since,
     )
 
 
@@ -118,8 +120,9 @@ def make_books(
     expenses: Sequence[Expense],
     config: Config,
     price: Price | None,
+    since: float = float("-inf"),
 ) -> Books:
-    """Of a ledger that was read already."""
+    """Of a ledger that was read already. `expenses`: all there are; those of the days before `since` are left out."""
     shown = {task.id: task for task in tasks if not is_hidden(task)}
     chosen = {
         task_id: version
@@ -129,7 +132,8 @@ def make_books(
     rates = Rates.from_config(config)
     accounts = make_accounts(
         ledger,
-        expenses,
+        # they are kept by the day, under its first moment
+        [e for e in (*expenses, *_uncounted(expenses, versions)) if e.at > since - DAY_S],
         price=price,
         rates=rates,
         cores={task_id: float(v.needs.get("cpus") or 1.0) for task_id, v in chosen.items()},
@@ -147,6 +151,21 @@ def make_books(
         for task_id, task in shown.items()
     }
     return Books(accounts=accounts, tasks=shown, advice=advice)
+
+
+def _uncounted(expenses: Sequence[Expense], versions: Sequence[Version]) -> list[Expense]:
+    """Training of tasks that no expense tells of, as their versions' evidence does: they were learnt before expenses were kept."""
+    counted = {e.task_id for e in expenses if e.kind == "learning"}
+    return [
+        Expense(
+            kind="learning",
+            task_id=version.task_id,
+            at=version.created_at,
+            compute=Compute(cpu_ms=1000 * float(costs.get("core_seconds") or 0.0)),
+        )
+        for version in versions
+        if version.task_id not in counted and (costs := version.evidence.get("costs") or {})
+    ]
 
 
 def shown_version(versions: Sequence[Version]) -> Version | None:

@@ -38,12 +38,10 @@ class SqlExpenses:
                 added["energy_joules"] = sum(joules) if joules else None
                 connection.execute(update(table).where(*which).values(**added))
 
-    def all(self, *, since: float = float("-inf")) -> list[Expense]:
-        """Those of the days from that of `since` (seconds since the epoch) on, oldest first."""
+    def all(self) -> list[Expense]:
+        """Oldest first."""
         table = t.expenses
         query = select(table).order_by(table.c.day, table.c.task_id, table.c.kind)
-        if since > 0:
-            query = query.where(table.c.day >= int(since // _DAY_S))
         with self._database.read() as connection:
             return [_expense(row) for row in connection.execute(query).mappings()]
 

@@ -130,7 +130,8 @@ def _among(
 
     best = min(possible, key=order)
     usd, generalist_usd = call_usd[best.tier], call_usd[GENERALIST]
-    reasons = [f"its specialist answers {use.coverage:.0%} of the calls"]
+    often = "" if use.calls_per_hour is None else f"{use.calls_per_hour:,.1f} calls an hour, of which "
+    reasons = [f"{often}its specialist answers {use.coverage:.1%}"]
     if (
         usd is not None
         and generalist_usd is not None
@@ -145,16 +146,18 @@ def _among(
         )
     reasons.append(_why_here(best.tier, [o.tier for o in possible], call_usd))
     if usd is not None and generalist_usd:
-        reasons.append(f"a call costs {money(usd)} there, {money(generalist_usd)} by the generalist alone")
+        reasons.append(
+            f"1,000 calls cost {money(1000 * usd)} there, {money(1000 * generalist_usd)} by the large model alone"
+        )
     elif generalist_usd is None:
-        reasons.append("the generalist's price is not known, so costs are not compared with it")
+        reasons.append("the large model's price is not known, so costs are not compared with it")
     if use.local_only:
         reasons.append("some of its calls are `local-only`")
     if use.compute_ms is not None and use.generalist_p95_ms is not None:
         faster = use.compute_ms + (best.round_trip_ms or 0.0)
         if faster < use.generalist_p95_ms:
             reasons.append(
-                f"an answer takes {faster:,.0f} ms of work, the generalist up to {use.generalist_p95_ms:,.0f} ms"
+                f"an answer takes {faster:,.0f} ms of work, the large model up to {use.generalist_p95_ms:,.0f} ms"
             )
     if best.nodes is None:
         reasons.append("no site runs, so nobody says which nodes there are")
@@ -209,7 +212,7 @@ def _held_hour_usd(use: Use, tier: str, rates: Rates) -> float | None:
 
 def _why_dear(use: Use, tier: str, usd: float, generalist_usd: float) -> list[str]:
     reasons = [
-        f"a call would cost {money(usd)} on {tier}, the cheapest tier, and costs {money(generalist_usd)} now"
+        f"1,000 calls would cost {money(1000 * usd)} on {tier}, the cheapest tier, and cost {money(1000 * generalist_usd)} now"
     ]
     if use.own_replica and use.calls_per_hour and use.coverage:
         held = (usd - (1 - use.coverage) * generalist_usd) * use.calls_per_hour
@@ -233,12 +236,12 @@ def _why_here(tier: str, possible: Sequence[str], call_usd: Mapping[str, float |
     ):
         return f"{tier} is the cheapest tier that can run it"
     return (
-        f"no tier is cheaper than {tier}, and from here data travels least to it"
+        f"no tier is cheaper than {tier}, and data travels least to it"
         if own is not None
         else (f"what a call costs is not known, and data travels least to {tier}")
     )
 
 
 def money(usd: float) -> str:
-    """For people; tiny amounts by a thousand calls."""
-    return f"{usd:,.2f} USD" if usd >= 0.1 else f"{1000 * usd:,.3g} USD a thousand"
+    """For people."""
+    return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.3g} USD"

@@ -17,6 +17,7 @@ from shoal.commands._shared import (
     HomeOption,
     JsonOption,
     existing_home,
+    folded,
     out,
     print_json,
     progress_bar,
@@ -28,6 +29,7 @@ from shoal.errors import UsageError
 app = typer.Typer(help="What calls cost, what specialists saved, and where each task is best done.")
 
 _WIDTH = 80
+_NAME_WIDTH = 22
 _UNITS_S = {"d": 86_400.0, "h": 3600.0, "m": 60.0}
 
 
@@ -117,20 +119,20 @@ def _heading(accounts: Any) -> str:
     known = (
         "unknown"
         if price is None
-        else f"{price.tokens_in:g} / {price.tokens_out:g} USD a million tokens in / out"
+        else f"{price.tokens_in:g} USD for a million tokens in, {price.tokens_out:g} out"
     )
-    return f"{accounts.total.calls:,} calls{span}. The large model's price: {known}"
+    return f"{accounts.total.calls:,} calls{span}\nThe large model's price: {known}"
 
 
 def _table(books: Any) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column("task", overflow="fold", max_width=22)
+    table.add_column("task", no_wrap=True)
     for heading in ("calls", "moved", "all large", "paid", "saved", "learning"):
         table.add_column(heading, justify="right")
     rows = [(books.name(task_id), account) for task_id, account in books.ordered()]
     for name, account in [*rows, ("in all", books.accounts.total)]:
         table.add_row(
-            escape(name),
+            escape(folded(name, _NAME_WIDTH)),
             f"{account.calls:,}",
             f"{account.answered_share:.0%}",
             usd(account.all_generalist_usd),
@@ -156,18 +158,27 @@ def _sums(total: Any) -> None:
             usd(total.paid_usd),
             f"{total.calls - total.by_specialist:,} calls",
         ),
-        ("not paid, specialists answered", usd(total.avoided_usd), f"{total.by_specialist:,} calls"),
-        ("  less their compute", usd(total.compute_usd), compute),
-        ("  less shadows' compute", usd(total.shadow_usd), shadows),
-        ("  less audits by the large model", usd(total.audits_usd), f"{total.audits:,} calls"),
-        ("saved", usd(total.saved_usd), ""),
-        ("spent on learning", usd(total.learning_usd), learning),
-        ("  second opinions and judges", usd(total.opinions_usd), f"{total.opinions:,} calls"),
+    ]
+    if total.by_specialist or total.audits or total.shadow_cpu_s or total.shadow_gpu_s:
+        rows += [
+            ("not paid, specialists answered", usd(total.avoided_usd), f"{total.by_specialist:,} calls"),
+            ("  less their compute", usd(total.compute_usd), compute),
+            ("  less shadows' compute", usd(total.shadow_usd), shadows),
+            ("  less audits by the large model", usd(total.audits_usd), f"{total.audits:,} calls"),
+            ("saved", usd(total.saved_usd), ""),
+        ]
+    rows.append(("spent on learning", usd(total.learning_usd), learning))
+    if total.opinions:
+        rows.append(("  second opinions and judges", usd(total.opinions_usd), f"{total.opinions:,} calls"))
+    rows += [
         ("saved after learning", usd(total.net_usd), ""),
         ("energy of GPUs", joules(total.energy_joules), ""),
-        ("a specialist's answer, p50 / p95", both(total.specialist_p50_ms, total.specialist_p95_ms), ""),
-        ("the large model's, p50 / p95", both(total.generalist_p50_ms, total.generalist_p95_ms), ""),
     ]
+    for who, p50, p95 in (
+        ("a specialist's answer", total.specialist_p50_ms, total.specialist_p95_ms),
+        ("the large model's", total.generalist_p50_ms, total.generalist_p95_ms),
+    ):
+        rows.append((f"{who}, p50 / p95", both(p50, p95), ""))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(min_width=40)
     table.add_column(justify="right")

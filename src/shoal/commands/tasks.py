@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +23,7 @@ from shoal.commands._shared import (
     HomeOption,
     JsonOption,
     existing_home,
+    folded,
     out,
     print_json,
     progress_bar,
@@ -77,7 +77,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
     for task in tasks:
         cost = about.shares(task, _price(settings)).cost
         table.add_row(
-            escape(_folded(task.name)),
+            escape(folded(task.name, _NAME_WIDTH)),
             str(task.output_kind),
             f"{task.calls:,}",
             "-" if cost is None else f"{cost:.0%}",
@@ -89,13 +89,6 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         out.print(
             "cost: share of all tokens; generalist.price_in and price_out make it one of money", style="dim"
         )
-
-
-def _folded(name: str) -> str:
-    """In lines that leave room for the reasons, cut at a hyphen where one is near."""
-    if len(name) <= _NAME_WIDTH:
-        return name
-    return "\n".join(textwrap.wrap(name, _NAME_WIDTH, break_on_hyphens=True))
 
 
 @app.command("show")

@@ -44,11 +44,6 @@ def test_a_days_expenses_of_one_kind_are_one_row(expenses: SqlExpenses) -> None:
     assert (first.at, second.at) == (0.0, DAY_S)
 
 
-def test_since_is_by_the_day(expenses: SqlExpenses) -> None:
-    expenses.add([_audit(10.0), _audit(DAY_S + 5), _audit(2 * DAY_S)])
-    assert [e.at for e in expenses.all(since=DAY_S + 40_000)] == [DAY_S, 2 * DAY_S]
-
-
 def test_all_or_none_is_added(expenses: SqlExpenses) -> None:
     broken = _audit(DAY_S, usd=None)  # type: ignore[arg-type]
     with pytest.raises(ShoalError):

