@@ -34,11 +34,17 @@ STATUS_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """All that is known of a data folder's money. `advice`: by task."""
+    """All that is known of a data folder's money.
+
+    Attributes:
+        advice: by task.
+        nodes_known: a site that runs or ran here has said which nodes there are.
+    """
 
     accounts: Accounts
     tasks: Mapping[TaskId, Task]
     advice: Mapping[TaskId, Advice]
+    nodes_known: bool
 
     def name(self, task_id: TaskId) -> str:
         if task_id == NO_TASK:
@@ -150,7 +156,8 @@ def make_books(
         )
         for task_id, task in shown.items()
     }
-    return Books(accounts=accounts, tasks=shown, advice=advice)
+    known = any(offer.nodes is not None for offer in offers)
+    return Books(accounts=accounts, tasks=shown, advice=advice, nodes_known=known)
 
 
 def _uncounted(expenses: Sequence[Expense], versions: Sequence[Version]) -> list[Expense]:

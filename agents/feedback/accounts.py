@@ -6,6 +6,7 @@ specialists answered, less the specialists' compute (also of those calls that th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -138,6 +139,14 @@ class Account:
         return None if saved is None or learning is None else saved - learning
 
     @property
+    def even_after_calls(self) -> int | None:
+        """After so many calls learning is earned back, at what a call has saved so far; None where that is unknown or never."""
+        saved, learning = self.saved_usd, self.spent_on_learning_usd
+        if saved is None or learning is None or saved <= 0 or not self.calls:
+            return None
+        return math.ceil(learning * self.calls / saved)
+
+    @property
     def answered_share(self) -> float:
         return self.by_specialist / self.calls if self.calls else 0.0
 
@@ -147,6 +156,7 @@ class Account:
             "saved_usd": self.saved_usd,
             "spent_on_learning_usd": self.spent_on_learning_usd,
             "net_usd": self.net_usd,
+            "even_after_calls": self.even_after_calls,
         }
 
 

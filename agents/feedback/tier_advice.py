@@ -159,8 +159,6 @@ def _among(
             reasons.append(
                 f"an answer takes {faster:,.0f} ms of work, the large model up to {use.generalist_p95_ms:,.0f} ms"
             )
-    if best.nodes is None:
-        reasons.append("no site runs, so nobody says which nodes there are")
     return Advice(tier=best.tier, reasons=tuple(reasons), call_usd=call_usd, rejected=rejected)
 
 
@@ -244,4 +242,6 @@ def _why_here(tier: str, possible: Sequence[str], call_usd: Mapping[str, float |
 
 def money(usd: float) -> str:
     """For people."""
-    return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.3g} USD"
+    if usd >= 1 or usd == 0:
+        return f"{usd:,.2f} USD"
+    return f"{usd:.3g} USD" if usd >= 0.001 else "less than 0.001 USD"

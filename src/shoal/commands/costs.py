@@ -104,7 +104,8 @@ def _show(books: Any) -> None:
         for line in textwrap.wrap(note, _WIDTH - 2, initial_indent="* ", subsequent_indent="  "):
             out.print(escape(line), highlight=False, style="dim", soft_wrap=True)
     out.print()
-    out.print("Where each task is best done", style="bold")
+    where = "" if books.nodes_known else " (no site has run here, so nobody says which nodes there are)"
+    out.print(f"[bold]Where each task is best done[/]{where}", highlight=False, width=_WIDTH)
     for task_id, account in books.ordered():
         if (advice := books.advice.get(task_id)) is not None and account.calls:
             _advice(books.name(task_id), advice)
@@ -171,7 +172,7 @@ def _sums(total: Any) -> None:
     if total.opinions:
         rows.append(("  second opinions and judges", usd(total.opinions_usd), f"{total.opinions:,} calls"))
     rows += [
-        ("saved after learning", usd(total.net_usd), ""),
+        ("saved after learning", usd(total.net_usd), _even(total)),
         ("energy of GPUs", joules(total.energy_joules), ""),
     ]
     for who, p50, p95 in (
@@ -187,6 +188,14 @@ def _sums(total: Any) -> None:
         style = "bold" if name.startswith("saved") else ""
         table.add_row(name, amount, note, style=style)
     out.print(table)
+
+
+def _even(total: Any) -> str:
+    """When learning is earned back, at what a call has saved so far."""
+    calls = total.even_after_calls
+    if calls is None or not total.by_specialist:
+        return ""
+    return f"even after {calls:,} calls" if calls > total.calls else f"even since {calls:,} calls"
 
 
 def notes(accounts: Any) -> list[str]:

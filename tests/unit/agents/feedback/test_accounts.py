@@ -70,6 +70,8 @@ def test_learning_and_opinions_come_off_what_was_saved() -> None:
     assert found.saved_usd == pytest.approx(2.0)
     assert found.spent_on_learning_usd == pytest.approx(0.5 + 0.25)
     assert found.net_usd == pytest.approx(1.25)
+    assert found.even_after_calls == 375, "0.75 USD at 0.002 a call"
+    assert account_of(book, audit(2000, usd=4.0), learning).even_after_calls is None, "it never pays"
 
 
 def test_what_has_no_price_is_unknown_and_makes_the_sum_unknown() -> None:
