@@ -104,7 +104,8 @@ class LedgerReader:
         kept = self._kept()
         marks = {s.mark for s in everything}
         total = sum(s.rows for s in sections if s.mark not in kept or s.first_timestamp < since)
-        task_of = TaskFinder(self._tasks)
+        # made for a thousand tasks, it takes a moment: not where nothing is to be read
+        task_of: TaskFinder | None = None
         # sums of what was erased or merged go with it
         out, done, changed = Ledger(), 0, not marks.issuperset(kept)
         for section in sections:
@@ -112,7 +113,7 @@ class LedgerReader:
             if whole and section.mark in kept:
                 out.merge(Ledger.from_dict(kept[section.mark]))
                 continue
-            part = Ledger()
+            part, task_of = Ledger(), task_of or TaskFinder(self._tasks)
             for trace in section.traces():
                 done += 1
                 if trace.timestamp >= since:
