@@ -258,7 +258,7 @@ def _total(accounts: Iterable[Account], whole: Sums) -> Account:
     """Added up, so that what is unknown of one task is unknown in all; quantiles over all calls."""
     parts = list(accounts)
 
-    def known(name: str) -> float | None:
+    def known(name: str) -> Any:
         return plus(*(getattr(part, name) for part in parts))
 
     def counted(name: str) -> Any:
@@ -266,8 +266,10 @@ def _total(accounts: Iterable[Account], whole: Sums) -> Account:
 
     joules = [part.energy_joules for part in parts if part.energy_joules is not None]
     latencies: dict[str, Latencies] = {"specialist": whole.specialist_ms, "generalist": whole.generalist_ms}
-    times = {f"{who}_p{q}_ms": ms.quantile(q / 100) for who, ms in latencies.items() for q in (50, 95)}
-    timed = {f"{who}_timed": ms.count for who, ms in latencies.items()}
+    times: dict[str, Any] = {
+        f"{who}_p{q}_ms": ms.quantile(q / 100) for who, ms in latencies.items() for q in (50, 95)
+    }
+    timed: dict[str, Any] = {f"{who}_timed": ms.count for who, ms in latencies.items()}
     return Account(
         **{name: counted(name) for name in _COUNTED},
         **{name: known(name) for name in _AMOUNTS},
