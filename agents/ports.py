@@ -5,7 +5,7 @@ Each Protocol has a fake that is product code, used by tests and examples, in `a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -136,6 +136,10 @@ class TraceStore(Protocol):
         ...
 
     def get(self, trace_id: TraceId) -> Trace | None: ...
+
+    def pick(self, ids: Collection[str]) -> list[Trace]:
+        """The traces of these ids that are there, in any order."""
+        ...
 
     def count(self) -> int: ...
 

@@ -1,10 +1,11 @@
-"""A log of many calls on one small machine: made, imported (checked, scrubbed, stored), looked through for duplicates, clustered.
+"""A log of many calls on one small machine: made, imported (checked, scrubbed, stored), looked through for duplicates, clustered; and
+read as `shoal learn` reads it: each task's calls surveyed, and as many as are learnt from collected, one task after the other.
 
 The log is made from a given one (traces/mixed_log.jsonl.gz) by seeded value substitution: in each copy of a conversation numbers,
 names and the rarest words of what people say become others, the same everywhere in the conversation, so that what an answer copies
 from its request is still copied. Prompts, tools and closed answers stay. Each step runs in a process of its own, whose wall and CPU
 seconds and peak memory are told. `--calls` sets how many (default 100,000; the aim is for 1,000,000); seconds for a million are
-extrapolated in proportion, and said to be.
+extrapolated in proportion, and said to be. Training is no part of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _LOG = "traces/mixed_log.jsonl.gz"
 _MILLION = 1_000_000
 #: targets for a million calls, and for the share that has no duplicate
 _MOST_S, _MOST_MB, _LEAST_DISTINCT = 900.0, 6144.0, 0.9
-_STEPS = ("import", "duplicates", "cluster")
+#: the aim is for the first three
+_STEPS = ("import", "duplicates", "cluster", "gather")
+_ASSIGNMENT = "assignment.json"
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[a-z]+)?|\d+")
 _SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mo", "nu", "pe", "ri", "so", "tu", "va", "we", "xi", "zo")
 #: words said in this share of the calls or fewer may become others
@@ -88,8 +91,9 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         found = json.loads(done.stdout)
-        seconds += found["seconds"]
-        cpu_s += found["cpu_s"]
+        if step != "gather":
+            seconds += found["seconds"]
+            cpu_s += found["cpu_s"]
         peak = max(peak, found["peak_mb"])
         bench.figure(f"{step}_s", found["seconds"], f"s for {calls:,} calls")
         bench.figure(f"{step}_cpu_s", found["cpu_s"], f"s of CPU for {calls:,} calls")
@@ -116,7 +120,9 @@ def run(bench: Bench, log: Path, calls: int, seed: int, folder: Path) -> None:
 
 def _measured(step: str, home: Path, log: Path) -> dict[str, Any]:
     started = time.monotonic()
-    counts = {"import": _import, "duplicates": _duplicates, "cluster": _cluster}[step](home, log)
+    counts = {"import": _import, "duplicates": _duplicates, "cluster": _cluster, "gather": _gather}[step](
+        home, log
+    )
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "seconds": time.monotonic() - started,
@@ -160,13 +166,28 @@ def _duplicates(home: Path, log: Path) -> dict[str, int]:
 
 
 def _cluster(home: Path, log: Path) -> dict[str, int]:
+    from shoal.agents.learning.learning_log import LearningLog
     from shoal.agents.tasks.finder import find_tasks
 
-    found = find_tasks(_store(home).scan(), known=(), seed=0, now=0.0)
+    found = find_tasks(LearningLog(_store(home)), known=(), seed=0, now=0.0)
+    (home / _ASSIGNMENT).write_bytes(to_json(found.assignment))
     return {
         "tasks": len(found.tasks),
         "unclustered": sum(task_id is None for task_id in found.assignment.values()),
     }
+
+
+def _gather(home: Path, log: Path) -> dict[str, int]:
+    from shoal.agents.learning.learning_log import LearningLog
+    from shoal.agents.learning.survey import survey_log
+    from shoal.config import Config
+
+    traces = LearningLog(_store(home))
+    assignment = json.loads((home / _ASSIGNMENT).read_bytes())
+    most = Config().learning.max_calls_per_task
+    survey = survey_log(traces, assignment, lambda request: None, seed=0, most=most)
+    sizes = [len(m.examples) + len(m.calling) for m in (survey.material(traces, t) for t in survey.tasks)]
+    return {"learnt_from": sum(sizes), "largest_task": max(sizes)}
 
 
 # -- making calls

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from shoal.agents.feedback.lessons import contradicts
 from shoal.agents.feedback.schedule import NO_TASK, Event, FeedbackSeen, TracesSeen
-from shoal.agents.learning.material import may_train
+from shoal.agents.learning.learning_log import is_others_answer
 from shoal.agents.ports import Clock
 from shoal.agents.registry.records import Task, TaskId
 from shoal.agents.tasks.matcher import Matcher
@@ -133,7 +133,7 @@ class FeedbackReader:
                 continue
             self._recent[trace.id] = trace.timestamp
             self._until = max(self._until, trace.timestamp)
-            if may_train([trace], True):
+            if is_others_answer(trace):
                 times.setdefault(self._task_of(trace), []).append(trace.timestamp)
         self._recent = {i: at for i, at in self._recent.items() if at >= self._until - _OVERLAP_S}
         self._counted = count

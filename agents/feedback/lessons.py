@@ -6,7 +6,7 @@ word for word the same. An answer that was only called bad is left out: it is kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -33,37 +33,59 @@ class _Words:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def with_lessons(
-    traces: Iterable[Trace],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """What is to be thought of traces; of the log it keeps digests of the requests that were corrected, and no more.
+
+    Attributes:
+        right: the newest correction of each request that has one, by `request_key`.
+        corrected: ids of the traces that were corrected themselves.
+        scores: the newest score of each trace that has one.
+        recognisers: kinds of personal data that are replaced in corrections, as in the traces themselves.
+    """
+
+    right: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    corrected: Container[str] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    recognisers: Sequence[str] | Recognition = RECOGNISERS
+
+    def taught(self, trace: Trace) -> Trace | None:
+        """The trace with what was said of it; None where its answer was only called bad."""
+        message = self.right.get(request_key(trace.chat)) if self.right else None
+        own = trace.id in self.corrected
+        if message is not None and not trace.served_by.startswith(_PLANS):
+            return _corrected(trace, message, own=own, recognisers=self.recognisers)
+        return trace if own or self.scores.get(trace.id, 0.0) >= 0 else None
+
+
+NO_LESSONS: Final = Lessons()
+
+
+def lessons_of(
     feedback: Sequence[Mapping[str, Any]],
     *,
+    pick: Callable[[Collection[str]], Iterable[Trace]],
     recognisers: Sequence[str] | Recognition = RECOGNISERS,
-) -> list[Trace]:
-    """The traces with what was said of them, in their order.
+) -> Lessons:
+    """What feedback teaches.
 
     Args:
         feedback: as `SqlRegistry.feedback` gives it, oldest first.
-        recognisers: kinds of personal data that are replaced in corrections, as in the traces themselves.
+        pick: gives the traces of some ids, as `TraceStore.pick`; asked for those that were corrected.
     """
     words = _heard(feedback)
-    given = list(traces)
     right: dict[str, tuple[float, Mapping[str, Any]]] = {}
-    if words.corrections:
-        for trace in given:
-            said = words.corrections.get(trace.id)
-            if said is not None and not trace.served_by.startswith(_PLANS):
-                key = request_key(trace.chat)
-                right[key] = max(said, right.get(key, said), key=lambda word: word[0])
-    learnt: list[Trace] = []
-    for trace in given:
-        word = right.get(request_key(trace.chat)) if right else None
-        if word is not None and not trace.served_by.startswith(_PLANS):
-            learnt.append(
-                _corrected(trace, word[1], own=trace.id in words.corrections, recognisers=recognisers)
-            )
-        elif words.scores.get(trace.id, 0.0) >= 0 or trace.id in words.corrections:
-            learnt.append(trace)
-    return learnt
+    given = pick(words.corrections) if words.corrections else ()
+    for trace in sorted(given, key=lambda t: (t.timestamp, t.id)):
+        if not trace.served_by.startswith(_PLANS):
+            said, key = words.corrections[trace.id], request_key(trace.chat)
+            right[key] = max(said, right.get(key, said), key=lambda word: word[0])
+    return Lessons(
+        right={key: message for key, (_, message) in right.items()},
+        corrected=frozenset(words.corrections),
+        scores=words.scores,
+        recognisers=recognisers,
+    )
 
 
 def contradicts(trace: Trace, said: Mapping[str, Any]) -> bool:

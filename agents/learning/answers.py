@@ -5,10 +5,12 @@ Pure. Knows no kind of model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from shoal.agents.contract.loss import canonical_json, normal_label, unfenced
 from shoal.errors import DataError
@@ -26,6 +28,39 @@ def answer_key(content: str) -> str:
     if text[:1] in "{[" and (as_json := canonical_json(text)) is not None:
         return as_json
     return normal_label(content)
+
+
+def answer_digest(content: str) -> int:
+    """Eight bytes that are the same for answers that mean the same; `NO_ANSWER` for one that says nothing."""
+    return _digest(answer_key(content))
+
+
+def _digest(key: str) -> int:
+    said = key.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big")
+
+
+NO_ANSWER = _digest("")
+
+K = TypeVar("K")
+
+
+def learnt_answers(counts: Mapping[K, int], *, nothing: K) -> list[K]:
+    """The answers that are learnt, most frequent first, of a closed set that came so often each.
+
+    Args:
+        nothing: the key of an answer that says nothing, which is never learnt.
+
+    Raises:
+        DataError: the set is not closed; the message says so in figures.
+    """
+    count = sum(counts.values())
+    ranked = Counter(counts).most_common()
+    kept = [k for k, n in ranked if n >= MIN_CALLS_PER_ANSWER and k != nothing][:MAX_ANSWERS]
+    covered = sum(counts[k] for k in kept)
+    if covered < MIN_CLOSED_SHARE * count or not kept or (len(kept) < 2 and covered < count):
+        raise DataError(_open(len(counts), covered, count))
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +84,7 @@ class AnswerSet:
             key = answer_key(content)
             counts[key] += 1
             wordings.setdefault(key, Counter())[content] += 1
-        kept = [k for k, n in counts.most_common() if n >= MIN_CALLS_PER_ANSWER and k][:MAX_ANSWERS]
-        covered = sum(counts[k] for k in kept)
-        if len(kept) < 2 and covered < len(contents):
-            raise DataError(_open(len(counts), covered, len(contents)))
-        if covered < MIN_CLOSED_SHARE * len(contents) or not kept:
-            raise DataError(_open(len(counts), covered, len(contents)))
+        kept = learnt_answers(counts, nothing="")
         # among equally frequent wordings the first in the alphabet, so that a rerun gives the same
         texts = [min(wordings[k].items(), key=lambda item: (-item[1], item[0]))[0] for k in kept]
         return cls(keys=tuple(kept), texts=tuple(texts))

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.agents.registry.records import TaskId
+from shoal.agents.tasks.sample import MAX_SAMPLE
 
 #: of the limit, what may be planned; the rest is margin for a slower machine
 PLANNED_SHARE = 0.75
-#: nominal seconds to read one trace and find its task
+#: nominal seconds to read one trace and find its task: of those that decide what the tasks are, and of the rest
 _SECONDS_PER_TRACE = 0.002
+_SECONDS_PER_FURTHER_TRACE = 0.0006
 _START_S = 6.0
 #: nominal seconds to put one held-out call to a language model
 _SECONDS_PER_HELD_OUT = 0.03
@@ -46,7 +48,9 @@ def allot(wishes: Sequence[Wish], *, traces: int, limit_s: float) -> dict[tuple[
     Quick kinds get what their size asks for. Language models share the rest by the square root of their calls; where that is too
     little for all of them, those with the fewest calls are left out.
     """
-    total = limit_s * PLANNED_SHARE - _START_S - traces * _SECONDS_PER_TRACE
+    decide = min(traces, MAX_SAMPLE)
+    reading = decide * _SECONDS_PER_TRACE + (traces - decide) * _SECONDS_PER_FURTHER_TRACE
+    total = limit_s * PLANNED_SHARE - _START_S - reading
     if total <= 0:
         return {}
     seconds: dict[tuple[TaskId, str], float] = {}

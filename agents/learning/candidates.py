@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from shoal.agents.learning.answers import AnswerSet
-from shoal.agents.learning.material import Material
-from shoal.agents.learning.record_features import read_record
-from shoal.agents.learning.training import Example, Trainer
+from shoal.agents.learning.answers import NO_ANSWER, learnt_answers
+from shoal.agents.learning.survey import Survey
+from shoal.agents.learning.training import Trainer
 from shoal.agents.registry.records import OutputKind
 from shoal.errors import DataError
 
@@ -24,8 +23,6 @@ LORA = "lora"
 _LEAST_CALLING = 20
 #: of a task's answers, at most this share may be function calls for a kind that gives none
 _MOST_CALLING = 0.1
-_RECORD_SHARE = 0.98
-_SAMPLE = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,52 +41,43 @@ class Prospect:
     reason: str = ""
 
 
-def consider(kind: OutputKind, material: Material, *, min_calls: int) -> Prospect:
+def consider(kind: OutputKind, survey: Survey, *, min_calls: int) -> Prospect:
     """What could be trained for a task of this kind of output."""
-    if material.calls < min_calls:
-        gone = sum(material.left_out.values())
-        also = f" ({gone} more were left out: {_listed(material)})" if gone else ""
+    if survey.calls < min_calls:
+        gone = sum(survey.left_out.values())
+        also = f" ({gone} more were left out: {_listed(survey)})" if gone else ""
         return Prospect(
             kinds=(),
             loss=kind,
-            reason=f"Too few calls: {material.calls}{also}; it takes {min_calls} (learning.min_calls) to train a specialist.",
+            reason=f"Too few calls: {survey.calls}{also}; it takes {min_calls} (learning.min_calls) to train a specialist.",
         )
-    calling = len(material.calling)
-    if kind == OutputKind.TOOL_CALL or calling > _MOST_CALLING * material.calls:
-        return _calling(material)
+    if kind == OutputKind.TOOL_CALL or survey.calling > _MOST_CALLING * survey.calls:
+        return _calling(survey)
     try:
-        answers = len(AnswerSet.fit([e.content for e in material.examples]).keys)
+        answers = len(learnt_answers(survey.answers, nothing=NO_ANSWER))
     except DataError as error:
-        return _open(kind, material.examples, str(error))
+        return _open(kind, str(error))
     loss = OutputKind.JSON if kind == OutputKind.JSON else OutputKind.LABEL
-    kinds = (RECORD_CLASSIFIER, CLASSIFIER) if holds_records(material.examples) else (CLASSIFIER,)
+    kinds = (RECORD_CLASSIFIER, CLASSIFIER) if survey.records else (CLASSIFIER,)
     if loss == OutputKind.JSON:
         kinds = (*kinds, FIELDS)
     return Prospect(kinds=kinds, loss=loss, answers=answers)
 
 
-def _calling(material: Material) -> Prospect:
-    calling = len(material.calling)
-    if calling < _LEAST_CALLING:
+def _calling(survey: Survey) -> Prospect:
+    if survey.calling < _LEAST_CALLING:
         return Prospect(
             kinds=(),
             loss=OutputKind.TOOL_CALL,
-            reason=f"Only {calling} of its {material.calls} answers are function calls; it takes {_LEAST_CALLING} to learn when to call.",
+            reason=f"Only {survey.calling} of its {survey.calls} answers are function calls; it takes {_LEAST_CALLING} to learn when to call.",
         )
     return Prospect(kinds=(TOOL_CALL,), loss=OutputKind.TOOL_CALL)
 
 
-def _open(kind: OutputKind, examples: Sequence[Example], why: str) -> Prospect:
+def _open(kind: OutputKind, why: str) -> Prospect:
     if kind == OutputKind.LABEL:
         return Prospect(kinds=(), loss=kind, reason=why)
     return Prospect(kinds=(FIELDS, MICRO_LM) if kind == OutputKind.JSON else (MICRO_LM,), loss=kind)
-
-
-def holds_records(examples: Sequence[Example]) -> bool:
-    """Whether prompts are records, judged by a sample spread over the calls."""
-    sample = examples[:: max(1, len(examples) // _SAMPLE)]
-    held = sum(read_record(e.request) is not None for e in sample)
-    return bool(sample) and held >= _RECORD_SHARE * len(sample)
 
 
 def trainer_of(kind: str) -> Trainer:
@@ -120,5 +108,5 @@ def trainer_of(kind: str) -> Trainer:
 Trainers = Callable[[str], Trainer]
 
 
-def _listed(material: Material) -> str:
-    return ", ".join(f"{reason} ({count})" for reason, count in sorted(material.left_out.items()))
+def _listed(survey: Survey) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in sorted(survey.left_out.items()))

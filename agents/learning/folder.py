@@ -45,6 +45,11 @@ def freeze(folder: Path) -> None:
             path.chmod(0o444)
 
 
+def size_mb(folder: Path) -> float:
+    """What its files take, in MiB."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
+
+
 def verify(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     """Check every file against the card, and the card against `sha256` if given; returns the card.
 

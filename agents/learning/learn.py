@@ -10,36 +10,35 @@ import errno
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from shoal.agents.curation.recognition import recognition_of
-from shoal.agents.feedback.lessons import with_lessons
-from shoal.agents.learning.budget import Wish, allot
-from shoal.agents.learning.candidates import Prospect, Trainers, consider, trainer_of
+from shoal.agents.feedback.lessons import lessons_of
+from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
 from shoal.agents.learning.learning_costs import LearningCosts, NoteExpenses, TaskCosts, note_nothing
+from shoal.agents.learning.learning_log import LearningLog
 from shoal.agents.learning.lora_rungs import Rungs
-from shoal.agents.learning.material import Material, gather, may_train
+from shoal.agents.learning.material import Material
+from shoal.agents.learning.planning import plan_tasks, wanted_tasks
 from shoal.agents.learning.report import LearnReport, Manifest, Outcome, TaskReport
 from shoal.agents.learning.second_opinions import SecondOpinions
-from shoal.agents.learning.specialise import Plan, Tools, forget_work, inputs_digest, specialise
-from shoal.agents.learning.splits import calibration_share, choose_share
-from shoal.agents.learning.volume import Volume, volumes
+from shoal.agents.learning.specialise import forget_work, specialise
+from shoal.agents.learning.survey import survey_log
+from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
-from shoal.agents.registry.records import Task, TaskId, Version, VersionState
-from shoal.agents.tasks.corrections import is_hidden
+from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
-from shoal.agents.traces.trace import Trace
 from shoal.config import Config
-from shoal.errors import DataError, NotFound, ShoalError, StorageFull
+from shoal.errors import DataError, ShoalError, StorageFull
 from shoal.home import Home
 
 log = logging.getLogger(__name__)
 
 #: of the time limit, what may be used before whatever is running is cut
 _HARD_SHARE = 0.92
-_NO_CALLS = Material((), (), {})
 _NOBODY = SecondOpinions()
 
 
@@ -98,7 +97,10 @@ def learn(
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
         costs=LearningCosts(note=spend, now=clock.now),
     )
-    return run.go(store, tasks, feedback)
+    try:
+        return run.go(store, tasks, feedback)
+    finally:
+        run.costs.end()
 
 
 class _Run:
@@ -143,38 +145,42 @@ class _Run:
         self, store: TraceStore, names: Collection[str] | None, feedback: Sequence[Mapping[str, Any]]
     ) -> LearnReport:
         self.progress(0.0, "reading traces")
-        all_traces = list(store.scan())
-        if not all_traces:
-            raise DataError(
-                "There are no traces to learn from.", remedy="shoal traces import FILE brings some in."
-            )
         generalist = self.config.generalist
-        taught = with_lessons(all_traces, feedback, recognisers=recognition_of(self.config.privacy))
-        traces = may_train(taught, None if generalist is None else generalist.outputs_may_train)
+        log = LearningLog(
+            store,
+            lessons=lessons_of(feedback, pick=store.pick, recognisers=recognition_of(self.config.privacy)),
+            outputs_may_train=None if generalist is None else generalist.outputs_may_train,
+            stopped=self.stopped,
+        )
+        started_at = self.clock.now()
+        found: Found | None = None
+        try:
+            self.progress(0.02, "finding tasks")
+            found = find_tasks(log, known=self.registry.tasks(), seed=self.seed, now=started_at)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        traces, usable = log.traces, log.usable
         manifest = Manifest(
             self.home.work,
             {
                 "seed": self.seed,
                 "time_limit_min": self.limit_min,
-                "traces": len(all_traces),
-                "usable": len(traces),
+                "traces": traces,
+                "usable": usable,
                 "config": self.config.model_dump(mode="json", exclude={"tls"}),
-                "started_at": self.clock.now(),
+                "started_at": started_at,
             },
         )
         unclustered = 0
-        try:
-            self.progress(0.02, "finding tasks")
-            found = find_tasks(traces, known=self.registry.tasks(), seed=self.seed, now=self.clock.now())
+        if found is not None:
             unclustered = sum(task_id is None for task_id in found.assignment.values())
-            self._learn_found(found, traces, names, manifest, _private_tasks(found.tasks, all_traces, traces))
-        except KeyboardInterrupt:
-            self.interrupted = True
-        finally:
-            self.costs.end()
+            try:
+                self._learn_found(found, log, names, manifest, usable)
+            except KeyboardInterrupt:
+                self.interrupted = True
         report = LearnReport(
-            traces=len(all_traces),
-            usable=len(traces),
+            traces=traces,
+            usable=usable,
             unclustered=unclustered,
             seconds=round(self.clock.monotonic() - self.started, 2),
             seed=self.seed,
@@ -189,20 +195,33 @@ class _Run:
         return report
 
     def _learn_found(
-        self,
-        found: Found,
-        traces: Sequence[Trace],
-        names: Collection[str] | None,
-        manifest: Manifest,
-        private: Collection[TaskId],
+        self, found: Found, log: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
     ) -> None:
         self.registry.put_tasks(found.tasks)
-        wanted = self._wanted(found.tasks, names)
+        wanted = wanted_tasks(found.tasks, names)
         self.rungs = Rungs.survey(self.config)
         if self.config.learning.bases:
             manifest.note(bases=self.rungs.to_dict())
-        materials = gather(traces, found.assignment, private)
-        plans = self._plans(found.tasks, materials, volumes(traces, found.assignment), len(traces))
+        self.progress(0.06, "looking at the tasks' calls")
+        matcher = Matcher([(task.id, task) for task in found.tasks])
+        survey = survey_log(
+            log,
+            found.assignment,
+            lambda request: matcher.match(request).task_id,
+            seed=self.seed,
+            most=self.config.learning.max_calls_per_task,
+        )
+        plans = plan_tasks(
+            found.tasks,
+            survey.tasks,
+            traces=usable,
+            config=self.config,
+            rungs=self.rungs,
+            seed=self.seed,
+            limit_min=self.limit_min,
+            opinions=self.opinions,
+            embedder=self.embedder,
+        )
         manifest.note(budget={p.task.name: dict(p.seconds) for p in plans})
         # what never needs the clock first, so that its reasons are there even where the run is stopped
         todo: list[Plan] = []
@@ -222,88 +241,20 @@ class _Run:
                 self.interrupted = True
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
+            # one task's calls at a time are in memory
             with self.costs.task(plan.task.id) as costs:
-                self._one(plan, self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name), costs)
+                self._one(
+                    plan,
+                    partial(survey.material, log, plan.task.id),
+                    self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
+                    costs,
+                )
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
     def _within(self, start: float, width: float, name: str) -> Callable[[float, str], None]:
         """Progress of one task as progress of the run."""
         return lambda fraction, text: self.progress(start + width * fraction, f"{name}: {text}")
-
-    def _wanted(self, tasks: Sequence[Task], names: Collection[str] | None) -> set[TaskId]:
-        visible = [t for t in tasks if not is_hidden(t)]
-        if names is None:
-            return {t.id for t in visible}
-        known = {key: t.id for t in visible for key in (t.id, t.name)}
-        for name in names:
-            if name not in known:
-                raise NotFound(f"There is no task {name!r}.", remedy="shoal tasks ls names those there are.")
-        return {known[name] for name in names}
-
-    def _plans(
-        self,
-        tasks: Sequence[Task],
-        materials: Mapping[TaskId, Material],
-        volume: Mapping[TaskId, Volume],
-        traces: int,
-    ) -> list[Plan]:
-        """A plan for each visible task; the time is shared among all of them, whichever are asked for."""
-        prospects: dict[TaskId, Prospect] = {}
-        wishes = []
-        visible = [t for t in tasks if not is_hidden(t)]
-        for task in visible:
-            material = materials.get(task.id, _NO_CALLS)
-            fewest = self.config.learning.min_calls
-            prospect = consider(task.output_kind, material, min_calls=fewest)
-            prospect = self.rungs.extend(prospect, task.output_kind, material, min_calls=fewest)
-            prospects[task.id] = prospect
-            if task.excluded:
-                continue
-            held_out = int(
-                (choose_share(material.calls) + calibration_share(material.calls)) * material.calls
-            )
-            wishes += [
-                Wish(
-                    task_id=task.id,
-                    kind=kind,
-                    calls=material.calls,
-                    held_out=min(held_out, 4000),
-                    answers=prospect.answers,
-                    embedded=self.embedder is not None,
-                )
-                for kind in prospect.kinds
-            ]
-        seconds = allot(wishes, traces=traces, limit_s=60 * self.limit_min)
-        plans = []
-        for task in visible:
-            alpha, delta = self.config.contract.for_task(task.name)
-            material = materials.get(task.id, _NO_CALLS)
-            inputs = inputs_digest(
-                task,
-                material,
-                alpha=alpha,
-                delta=delta,
-                seed=self.seed,
-                limit_min=self.limit_min,
-                opinions=self.opinions,
-                bases=self.rungs.identity(),
-                embedder=self.embedder,
-            )
-            plans.append(
-                Plan(
-                    task=task,
-                    material=material,
-                    prospect=prospects[task.id],
-                    seconds={k: s for (t, k), s in seconds.items() if t == task.id},
-                    alpha=alpha,
-                    delta=delta,
-                    seed=self.seed,
-                    inputs=inputs,
-                    volume=volume.get(task.id, Volume()),
-                )
-            )
-        return plans
 
     def _settled(self, plan: Plan) -> tuple[Outcome, str] | None:
         """The outcome of a task that needs no training, with its reason."""
@@ -321,14 +272,20 @@ class _Run:
             )
         return None
 
-    def _one(self, plan: Plan, progress: Callable[[float, str], None], costs: TaskCosts) -> None:
+    def _one(
+        self,
+        plan: Plan,
+        material: Callable[[], Material],
+        progress: Callable[[float, str], None],
+        costs: TaskCosts,
+    ) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
         tools = Tools(
             home=self.home,
             config=self.config,
             loader=self.loader,
-            trainers=self.rungs.trainers(self.trainers, plan.material),
+            trainers=self.rungs.trainers(self.trainers, plan.survey),
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
@@ -339,7 +296,7 @@ class _Run:
             opinions=self.opinions,
         )
         try:
-            version, verdict, cut = specialise(plan, number, tools)
+            version, verdict, cut = specialise(plan, material(), number, tools)
             costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
             forget_work(plan, self.home)
@@ -408,7 +365,7 @@ class _Run:
             task_id=task.id,
             name=task.name,
             output_kind=str(task.output_kind),
-            calls=plan.material.calls,
+            calls=plan.survey.calls,
             verdict=outcome,
             reason=reason,
             kind=version.kind if version else "",
@@ -420,15 +377,3 @@ class _Run:
             figures=dict(version.evidence["gate"]["figures"]) if version else {},
             break_even=version.evidence["costs"]["break_even"] if version else None,
         )
-
-
-def _private_tasks(tasks: Sequence[Task], every: Sequence[Trace], usable: Sequence[Trace]) -> set[TaskId]:
-    """Tasks with `local-only` calls that are not learnt from: mostly those that a specialist answers already."""
-    learnt = {trace.id for trace in usable}
-    matcher = Matcher([(task.id, task) for task in tasks])
-    found = {
-        matcher.match(trace.chat).task_id
-        for trace in every
-        if trace.privacy == "local-only" and trace.id not in learnt
-    }
-    return {task_id for task_id in found if task_id is not None}

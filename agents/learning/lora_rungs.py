@@ -14,7 +14,7 @@ from typing import Any
 
 from shoal.agents.learning.bases import Base, NodeRoom, cheapest_first
 from shoal.agents.learning.candidates import LORA, Prospect, Trainers
-from shoal.agents.learning.material import Material
+from shoal.agents.learning.survey import Survey
 from shoal.agents.learning.training import Trainer
 from shoal.agents.registry.records import OutputKind
 from shoal.config import Config
@@ -69,7 +69,7 @@ class Rungs:
             merge=config.learning.merge,
         )
 
-    def extend(self, prospect: Prospect, kind: OutputKind, material: Material, *, min_calls: int) -> Prospect:
+    def extend(self, prospect: Prospect, kind: OutputKind, survey: Survey, *, min_calls: int) -> Prospect:
         """The prospect with these rungs after the cheaper ones.
 
         Short answers that are no closed set, which no cheaper kind gives, are tried by these alone.
@@ -77,10 +77,10 @@ class Rungs:
         names = tuple(f"{LORA}@{place}" for place in range(len(self.bases)))
         if prospect.kinds:
             return replace(prospect, kinds=(*prospect.kinds, *names))
-        open_labels = kind == OutputKind.LABEL and material.calls >= min_calls and not material.calling
+        open_labels = kind == OutputKind.LABEL and survey.calls >= min_calls and not survey.calling
         return replace(prospect, kinds=names, reason="") if names and open_labels else prospect
 
-    def trainers(self, others: Trainers, material: Material) -> Trainers:
+    def trainers(self, others: Trainers, survey: Survey) -> Trainers:
         """The trainers of all kinds, for a task with these calls."""
 
         def trainer_of(kind: str) -> Trainer:
@@ -93,8 +93,8 @@ class Rungs:
                 base=base,
                 folder=folder,
                 nodes=self.nodes,
-                tier=material.tier,
-                private=material.private,
+                tier=survey.tier,
+                private=survey.private,
                 merge=self.merge,
             )
             return partial(train_lora, rung=rung)

@@ -149,12 +149,24 @@ def unseen(examples: Iterable[Example], train: Iterable[Example]) -> list[Exampl
     return [e for e in examples if request_key(e.request) not in seen]
 
 
+class Fingerprint:
+    """A digest of which calls these are, and how they were answered, from calls in the order of their ids."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, call_id: str, content_sha256: str) -> None:
+        self._digest.update(f"{call_id}\0{content_sha256}\0".encode())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A digest of which calls these are, and how they were answered; the same in another order give the same one."""
-    digest = hashlib.sha256()
+    """As `Fingerprint`; the same examples in another order give the same one."""
+    digest = Fingerprint()
     for example in sorted(examples, key=lambda e: e.id):
-        answer = hashlib.sha256(example.content.encode("utf-8", "surrogatepass")).hexdigest()
-        digest.update(f"{example.id}\0{answer}\0".encode())
+        digest.add(example.id, hashlib.sha256(example.content.encode("utf-8", "surrogatepass")).hexdigest())
     return digest.hexdigest()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shoal.agents.registry.records import TaskId
 from shoal.agents.traces.tokens import usage_of
-from shoal.agents.traces.trace import Trace, TraceId
+from shoal.agents.traces.trace import Trace
 from shoal.errors import InvalidRequest
 
 #: a log that spans less says nothing of a day
@@ -40,30 +39,36 @@ class Volume:
         return self.completion_tokens / self.calls if self.calls else 0.0
 
 
-def volumes(traces: Iterable[Trace], assignment: Mapping[TraceId, TaskId | None]) -> dict[TaskId, Volume]:
-    """The volume of each task that has calls."""
-    sums: dict[TaskId, list[int]] = {}
-    first, last = float("inf"), float("-inf")
-    for trace in traces:
-        first, last = min(first, trace.timestamp), max(last, trace.timestamp)
-        task_id = assignment.get(trace.id)
+class VolumeCount:
+    """Counts calls one by one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[TaskId, list[int]] = {}
+        self._first, self._last = float("inf"), float("-inf")
+
+    def add(self, trace: Trace, task_id: TaskId | None) -> None:
+        """`task_id`: None for a call of no task, which only tells how long the log is."""
+        self._first, self._last = min(self._first, trace.timestamp), max(self._last, trace.timestamp)
         if task_id is None:
-            continue
+            return
         prompt, completion, is_estimate = tokens_of_trace(trace)
-        own = sums.setdefault(task_id, [0, 0, 0, 0])
+        own = self._sums.setdefault(task_id, [0, 0, 0, 0])
         for i, value in enumerate((1, prompt, completion, int(is_estimate))):
             own[i] += value
-    span = last - first
-    return {
-        task_id: Volume(
-            calls=calls,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            estimated=estimated,
-            calls_per_day=calls / (span / _DAY_S) if span >= _SHORTEST_S else None,
-        )
-        for task_id, (calls, prompt, completion, estimated) in sums.items()
-    }
+
+    def result(self) -> dict[TaskId, Volume]:
+        """The volume of each task that has calls."""
+        span = self._last - self._first
+        return {
+            task_id: Volume(
+                calls=calls,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                estimated=estimated,
+                calls_per_day=calls / (span / _DAY_S) if span >= _SHORTEST_S else None,
+            )
+            for task_id, (calls, prompt, completion, estimated) in self._sums.items()
+        }
 
 
 def tokens_of_trace(trace: Trace) -> tuple[int, int, bool]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shoal.agents.traces.rows import trace_of
@@ -93,16 +94,17 @@ def read_row(part: Part, number: int) -> dict[str, Any]:
 
 def traces_of(part: Part, ids: Set[str]) -> list[Trace]:
     """The traces of the given ids in one file."""
-    if ids.isdisjoint(part_ids(part)):
+    there = ids & set(part_ids(part))
+    if not there:
         return []
+    wanted = pa.array(sorted(there), pa.string())
+    found: list[Trace] = []
     with open_part(part.path) as file:
-        return [
-            trace_of(row)
-            for batch in file.iter_batches(batch_size=_READ_ROWS)
-            if not ids.isdisjoint(batch.column("id").to_pylist())
-            for row in batch.to_pylist()
-            if row["id"] in ids
-        ]
+        for batch in file.iter_batches(batch_size=_READ_ROWS):
+            # only these rows become Python objects
+            rows = batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
+            found.extend(trace_of(row) for row in rows.to_pylist())
+    return found
 
 
 def superseded_ids(ids_by_part: Mapping[int, Sequence[str]]) -> dict[int, Set[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from shoal.agents.traces.trace import Trace
 
@@ -58,11 +58,20 @@ def trace_of(row: Mapping[str, Any]) -> Trace:
     return Trace.from_dict(
         {
             **row,
-            "tags": json.loads(row["tags"]),
-            "request": json.loads(row["request"]),
-            "response": json.loads(row["response"]),
+            "tags": _parsed(row["tags"]),
+            "request": _parsed(row["request"]),
+            "response": _parsed(row["response"]),
         }
     )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        # twice as fast as the standard library's
+        return from_json(text)
+    except ValueError:
+        # half of a surrogate pair, or what nests very deeply
+        return json.loads(text)
 
 
 _ASCII = json.JSONEncoder(separators=(",", ":"), default=dict)

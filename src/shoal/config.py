@@ -135,6 +135,8 @@ class LearningConfig(_Section):
     time_limit_min: float = Field(default=20.0, gt=0)
     #: a task needs this many calls before anything is trained for it
     min_calls: int = Field(default=200, ge=20)
+    #: of a task's calls at most so many are learnt from, drawn by whole conversations; bounds the memory that training takes
+    max_calls_per_task: int = Field(default=50_000, ge=20)
     seed: int = 0
     #: what label specialists read besides n-grams: `ngrams` (nothing more, no download), `minilm` (all-MiniLM-L6-v2), or a
     #: sentence-transformers model by hub id or local folder
@@ -163,6 +165,15 @@ class LearningConfig(_Section):
     )
     #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
     merge: bool = False
+
+    @model_validator(mode="after")
+    def _enough_to_train(self) -> LearningConfig:
+        if self.max_calls_per_task < self.min_calls:
+            raise ValueError(
+                f"`max_calls_per_task` must not be below `min_calls`, or nothing could be trained; got "
+                f"{self.max_calls_per_task} and {self.min_calls}"
+            )
+        return self
 
 
 class PlacementWeights(_Section):

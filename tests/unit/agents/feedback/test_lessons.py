@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from shoal.agents.feedback.lessons import OWNER, contradicts, with_lessons
-from shoal.agents.learning.material import gather, may_train
-from shoal.agents.registry.records import TaskId
+from shoal.agents.feedback.lessons import OWNER, contradicts, lessons_of
+from shoal.agents.learning.learning_log import LearningLog
+from shoal.agents.traces.memory import MemoryTraceStore
 from shoal.agents.traces.trace import Trace, TraceId
 
 
@@ -30,6 +30,15 @@ def said(
 
 def answers(traces: list[Trace]) -> dict[str, str | None]:
     return {t.id: t.answer.content for t in traces}
+
+
+def with_lessons(traces: list[Trace], feedback: list[dict[str, Any]]) -> list[Trace]:
+    lessons = lessons_of(feedback, pick=MemoryTraceStore(traces).pick)
+    return [taught for trace in traces if (taught := lessons.taught(trace)) is not None]
+
+
+def may_train(traces: list[Trace], allowed: bool | None) -> list[Trace]:
+    return list(LearningLog(MemoryTraceStore(traces), outputs_may_train=allowed))
 
 
 def test_without_feedback_the_traces_are_the_same() -> None:
@@ -98,10 +107,14 @@ def test_what_a_plan_answered_is_not_changed() -> None:
     assert with_lessons(given, [said("a", right="other")]) == given
 
 
-def test_a_correction_reaches_the_examples_that_are_learnt_from() -> None:
-    learnt = with_lessons([trace("a", "refund", "billing")], [said("a", right="returns")])
-    material = gather(learnt, {TraceId("a"): TaskId("t")})
-    assert [e.content for e in material[TaskId("t")].examples] == ["returns"]
+def test_a_log_that_is_learnt_from_has_the_corrections_also_where_calls_are_picked() -> None:
+    given = [trace("a", "refund", "billing"), trace("b", "refund", "billing"), trace("c", "hello", "bad")]
+    store = MemoryTraceStore(given)
+    lessons = lessons_of([said("a", right="returns"), said("c", score=-1)], pick=store.pick)
+    log = LearningLog(store, lessons=lessons)
+    assert answers(list(log)) == {"a": "returns", "b": "returns"}
+    assert answers(list(log.pick({"b", "c"}))) == {"b": "returns"}
+    assert (log.traces, log.usable) == (3, 2)
 
 
 def test_feedback_contradicts_where_it_says_something_else_or_that_it_was_bad() -> None:

@@ -13,7 +13,7 @@ from shoal.agents.learning.bases import (
 )
 from shoal.agents.learning.candidates import Prospect
 from shoal.agents.learning.lora_rungs import Rungs
-from shoal.agents.learning.material import Material
+from shoal.agents.learning.survey import Survey
 from shoal.agents.registry.records import OutputKind
 from shoal.config import Config, parse_config
 from shoal.errors import ConfigError, DataError
@@ -113,5 +113,5 @@ def test_bases_are_read_from_names_and_entries_and_misspelt_ones_refused() -> No
 def test_without_bases_the_ladder_stays_as_it_is() -> None:
     rungs = Rungs.survey(Config())
     prospect = Prospect(kinds=("classifier",), loss=OutputKind.LABEL)
-    assert rungs.extend(prospect, OutputKind.LABEL, Material((), (), {}), min_calls=1) == prospect
+    assert rungs.extend(prospect, OutputKind.LABEL, Survey(), min_calls=1) == prospect
     assert rungs.identity() == []

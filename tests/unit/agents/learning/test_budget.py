@@ -2,6 +2,7 @@ import pytest
 
 from shoal.agents.learning.budget import MAX_MICRO_LM_S, MIN_MICRO_LM_S, PLANNED_SHARE, Wish, allot
 from shoal.agents.registry.records import TaskId
+from shoal.config import Config
 
 
 def _wish(name: str, kind: str, calls: int, *, answers: int = 0) -> Wish:
@@ -42,6 +43,10 @@ def test_where_time_is_short_the_smallest_language_model_is_left_out() -> None:
 
 def test_without_time_nothing_is_trained() -> None:
     assert allot(WISHES, traces=1_000_000, limit_s=60) == {}
+
+
+def test_a_log_of_a_million_calls_leaves_time_to_train_within_the_default_limit() -> None:
+    assert allot(WISHES, traces=1_000_000, limit_s=60 * Config().learning.time_limit_min)
 
 
 def test_a_language_model_gets_no_more_than_it_can_use() -> None:

@@ -9,7 +9,7 @@ import pytest
 from shoal.agents.contract.gate import HeldOut
 from shoal.agents.learning.evidence import ALPHAS, Examined, calls_to_show, costs, coverage_by_alpha, measure
 from shoal.agents.learning.training import Example
-from shoal.agents.learning.volume import Volume, volumes
+from shoal.agents.learning.volume import Volume, VolumeCount
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, TaskId
 from shoal.agents.traces.chat import ChatRequest
@@ -98,8 +98,12 @@ def test_tokens_are_those_reported_else_estimated_and_a_day_is_of_the_whole_log(
         trace(2, 86_400.0, None),
     ]
     task = TaskId("t")
-    found = volumes(traces, {TraceId("t0"): task, TraceId("t1"): task, TraceId("t2"): None})[task]
+    count = VolumeCount()
+    count.add(traces[0], task)
+    assert count.result()[task].calls_per_day is None
+    count.add(traces[1], task)
+    count.add(traces[2], None)
+    found = count.result()[task]
     assert (found.calls, found.estimated, found.calls_per_day) == (2, 1, pytest.approx(2))
     # 1 token of text and 4 of the message's frame; 2 of the answer
     assert (found.prompt_tokens, found.completion_tokens) == (105, 12)
-    assert volumes(traces[:1], {TraceId("t0"): task})[task].calls_per_day is None

@@ -191,6 +191,19 @@ def test_new_calls_make_a_new_version(both: _Site, made: SimpleNamespace) -> Non
     assert tasks["intents"].version.endswith("@2")
 
 
+def test_of_a_task_with_many_calls_a_sample_is_learnt_from_and_the_evidence_counts_the_rest(
+    site: _Site,
+) -> None:
+    config = parse_config({"learning": {"max_calls_per_task": 250}}, source="test")
+    (task,) = site.learn(config=config).tasks
+    (version,) = site.registry.versions()
+    calls = version.evidence["calls"]
+    assert task.calls == 250 == calls["train"] + calls["choose"] + calls["calibration"]
+    assert calls["left_out"] == {"beyond learning.max_calls_per_task": 100}
+    assert len(read_learnt_calls(site.home.models / version.folder)) <= 250
+    assert [t.verdict for t in site.learn(config=config).tasks] == ["unchanged"]
+
+
 def test_only_the_tasks_named_are_learnt(both: _Site) -> None:
     names = {t.name for t in both.learn().tasks}
     one = sorted(names)[0]

@@ -26,7 +26,9 @@ from shoal.agents.learning.lora import Rung, merge, train_lora
 from shoal.agents.learning.lora_run import LoraSettings
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
-from shoal.agents.learning.specialise import Plan, Tools, specialise
+from shoal.agents.learning.specialise import specialise
+from shoal.agents.learning.survey import Survey
+from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.registry.records import OutputKind, Task, TaskId
 from shoal.agents.traces.chat import ChatRequest
@@ -271,13 +273,14 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
     )
     rungs = Rungs.survey(config, NODES)
     assert list(rungs.refused) == [str(mit)] and "its licence must be known" in rungs.refused[str(mit)]
-    calls = Material(examples(300, 5), (), {})
+    material = Material(examples(300, 5), (), {})
+    calls = Survey(ids=[e.id for e in material.examples])
     prospect = rungs.extend(Prospect(kinds=(), loss=OutputKind.LABEL), OutputKind.LABEL, calls, min_calls=50)
     assert prospect.kinds == ("lora@0",)
     home = Home(tmp_path / "home").create()
     plan = Plan(
         task=Task(id=TaskId("t1"), name="orders", output_kind=OutputKind.JSON, calls=300),
-        material=calls,
+        survey=calls,
         prospect=replace(prospect, loss=OutputKind.JSON),
         seconds={"lora@0": 25.0},
         alpha=0.05,
@@ -295,7 +298,7 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
         now=lambda: 0.0,
         seconds_left=lambda: 500.0,
     )
-    version, verdict, _ = specialise(plan, 1, tools)
+    version, verdict, _ = specialise(plan, material, 1, tools)
     assert verdict.passed and version.kind == "lora", version.reason
     card = json.loads((home.models / version.folder / "card.json").read_text(encoding="utf-8"))
     assert card["base"]["model"] == str(base) and card["base"]["licence"] == "apache-2.0"
