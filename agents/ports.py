@@ -48,6 +48,21 @@ class Generalist(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What an answer took.
+
+    Attributes:
+        compute_ms: time in the engine, a batch's split evenly over its answers. Whoever shares the core makes it longer.
+        on_gpu: whether it is time of a GPU.
+        energy_joules: of the GPU, by NVML's counter; None where there is no GPU, or it does not count.
+    """
+
+    compute_ms: float
+    on_gpu: bool = False
+    energy_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialistAnswer:
     """A specialist's own answer, before anyone decided whether it is sure enough.
 
@@ -56,6 +71,7 @@ class SpecialistAnswer:
         tool_calls: functions called, in OpenAI's form without ids, which are made when the answer is given to a client.
         confidence: in [0, 1]; compared with the version's threshold.
         node, tier: where the replica runs that gave it; empty where it does not say.
+        effort: what it took; None where nobody measured it.
     """
 
     content: str | None
@@ -64,6 +80,7 @@ class SpecialistAnswer:
     node: str = ""
     tier: str = ""
     tool_calls: Sequence[Mapping[str, Any]] = ()
+    effort: Effort | None = None
 
     @property
     def given(self) -> bool:

@@ -60,7 +60,22 @@ class Metrics:
         self._tokens = Counter(
             "shoal_tokens", "Tokens, by performer and kind", ["performer", "kind"], registry=r
         )
-        self._cost = Counter("shoal_cost_usd", "What the generalist's tokens cost", registry=r)
+        # money has no series where the generalist's price is not known: 0 would say that it is free
+        self._cost = Counter(
+            "shoal_cost_usd",
+            "What the generalist's tokens cost, for answers and for audits",
+            ["what"],
+            registry=r,
+        )
+        self._avoided = Counter(
+            "shoal_avoided_usd",
+            "What the generalist would have charged for calls that specialists answered",
+            ["task"],
+            registry=r,
+        )
+        self._compute = Counter(
+            "shoal_compute_seconds", "Time in specialists' engines, shadows' too", ["task"], registry=r
+        )
         self._comparisons = Counter(
             "shoal_comparisons",
             "Answers of specialists compared with the generalist's",
@@ -108,8 +123,18 @@ class Metrics:
     def generalist_failed(self, code: str) -> None:
         self._generalist_errors.labels(code).inc()
 
-    def spent(self, usd: float) -> None:
-        self._cost.inc(usd)
+    def spent(self, usd: float, what: str) -> None:
+        """On the generalist, for `answers` or `audits`."""
+        self._cost.labels(what).inc(usd)
+
+    def avoided(self, task: str, usd: float | None) -> None:
+        """A specialist answered; `usd` is None where the generalist's price is not known."""
+        if usd is not None:
+            self._avoided.labels(task).inc(usd)
+
+    def computed(self, task: str, seconds: float) -> None:
+        """A specialist was asked, whoever answered."""
+        self._compute.labels(task).inc(seconds)
 
     def compared(self, task: str, source: str, outcome: str) -> None:
         """`outcome` is `agrees`, `differs` or `undefined`."""

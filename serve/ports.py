@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from shoal.agents.contract.loss import Judgement
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
@@ -195,6 +196,9 @@ class FeedbackGiven:
 
 
 Observation: TypeAlias = ComparisonMade | InputsSeen | FeedbackGiven
+
+#: notes what was spent beside a call; returns at once
+Spend: TypeAlias = Callable[[Expense], None]
 
 #: takes an event to the feedback actor. For feedback its return means: kept. May raise; other events are then dropped.
 Observe: TypeAlias = Callable[[Observation], Awaitable[None]]

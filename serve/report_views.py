@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.agents.contract.break_even import BreakEven, Price
 from shoal.agents.feedback.audit_view import AuditView
+from shoal.serve.money import Books
 from shoal.serve.report_evidence import CandidateView, FigureView, PairView
 from shoal.serve.report_map import MapView
 from shoal.serve.report_svg import CurvePoint
@@ -136,6 +137,7 @@ class Report:
     models: Sequence[tuple[str, str, int]]
     tasks: Sequence[TaskView]
     map: MapView | None
+    books: Books
 
     @property
     def with_specialist(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Clock, Generalist
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
 from shoal.agents.traces.tokens import estimate_usage, usage_of
@@ -45,6 +46,7 @@ from shoal.serve.ports import (
     Routing,
     RunAsked,
     SpecialistClient,
+    Spend,
     Unready,
 )
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
@@ -56,6 +58,10 @@ def _nothing() -> Sequence[str]:
 
 
 def _let_in() -> None:
+    return None
+
+
+def _note_nothing(expense: Expense) -> None:
     return None
 
 
@@ -75,6 +81,7 @@ class ChatService:
         ids: a new trace id; unique and fit for a URL.
         admit: raises StorageFull where a record would have no room, before anybody is asked.
         charge: counts USD against a key.
+        spend: notes what audits and shadows cost; they are nobody's key's.
         unready: why the gateway is not ready; empty when it is.
         judge: the task's loss; the default leaves texts undefined.
         chance: uniform in [0, 1); picks the calls that are audited.
@@ -98,6 +105,7 @@ class ChatService:
         judge: Judge = judge_plainly,
         admit: Callable[[], None] = _let_in,
         charge: Callable[[str, float], None] = _charge_nobody,
+        spend: Spend = _note_nothing,
         unready: Unready = _nothing,
         chance: Callable[[], float] = random.random,
         background_limit: int = BACKGROUND_LIMIT,
@@ -133,6 +141,7 @@ class ChatService:
             generalist=generalist,
             specialists=specialists,
             observe=observe,
+            spend=spend,
             judge=judge,
             clock=clock,
             chance=chance,
@@ -360,15 +369,24 @@ class ChatService:
         )
         performer = answer.model.partition("@")[0] if by_specialist or call.run_id else "generalist"
         self.metrics.answered(performer, now - call.started, usage.prompt_tokens, usage.completion_tokens)
-        if cost:
-            self.metrics.spent(cost)
-            self._charge(call.caller.id, cost)
+        self._count_money(call, usage, cost, by_specialist=by_specialist)
         if incomplete:
             self.metrics.incomplete(incomplete)
         else:
             self._inputs.note(call, given=by_specialist)
             self._comparisons.follow_up(call, answer)
         return cost
+
+    def _count_money(self, call: Call, usage: Usage, cost: float | None, *, by_specialist: bool) -> None:
+        task = "" if call.decision is None else call.decision.task_name or ""
+        if call.said is not None and call.said.effort is not None:
+            self.metrics.computed(task, call.said.effort.compute_ms / 1000)
+        if by_specialist:
+            self.metrics.avoided(task, self._settings.cost_usd(usage))
+        elif cost is not None and not call.run_id:
+            self.metrics.spent(cost, "answers")
+            if cost:
+                self._charge(call.caller.id, cost)
 
     def _note_first_token(self, call: Call) -> None:
         call.first_token = self._clock.monotonic()

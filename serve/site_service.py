@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.agents.feedback.audit_view import AuditView, audit_of
+from shoal.agents.feedback.expenses import SqlExpenses
 from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
@@ -30,6 +31,7 @@ from shoal.nodes.site_key import load_or_create_key
 from shoal.nodes.spool import SpoolWriter, SystemClock
 from shoal.serve.advisers import second_opinions
 from shoal.serve.deployer import ServeHandle
+from shoal.serve.expense_book import ExpenseBook
 from shoal.serve.follower import Fetch, Follower
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.judging import SlotJudge
@@ -138,6 +140,7 @@ class SiteService:
         )
         self.follower = Follower(fetch, self._specialists.expect)
         self._generalist = make_generalist(config)
+        self._expenses = ExpenseBook(SqlExpenses(registry.database).add)
         here = this_place()
         identity = node_identity()
         self.service = ChatService(
@@ -154,6 +157,7 @@ class SiteService:
             judge=SlotJudge(self._folder_of, second_opinions(config, ask_twice=0).loss),
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,
             charge=charge,
+            spend=self._expenses.add,
             plans=plans,
             metrics=Metrics(audits=self._audits),
         )
@@ -162,6 +166,7 @@ class SiteService:
         await self.follower.close()
         self._specialists.close()
         await self.service.close()
+        await self._expenses.close()
         if self._generalist is not None:
             await self._generalist.close()
         self._spool.close()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from shoal.agents.ports import Clock, SpecialistAnswer
+from shoal.agents.ports import Clock, Effort, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import DeadlineExceeded, SpecialistUnavailable, WrongVersion
 from shoal.serve.ports import Place
@@ -171,6 +171,7 @@ class RemoteSpecialists:
             node=str(said.get("node", "")),
             tier=str(said.get("tier", "")),
             tool_calls=tuple(said.get("tool_calls") or ()),
+            effort=Effort(**said["effort"]) if said.get("effort") else None,
         )
 
     def _check(self, version_key: str, said: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 from shoal.nodes.identity import NODE_LABEL, TIER_LABEL
+from shoal.nodes.telemetry import gpu_joules
 from shoal.serve.batching import Batcher
+from shoal.serve.metering import MeteredEngine
 from shoal.serve.ports import Place
 from shoal.serve.specialist_client import this_machine
 
@@ -80,7 +83,7 @@ class SpecialistHost:
             self._task = asyncio.get_running_loop().create_task(self._load_missing())
 
     async def ask(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """An answer (`content`, `tool_calls`, `confidence`, `reason`), or `error` with why there is none. Never raises for a version.
+        """An answer (`content`, `tool_calls`, `confidence`, `reason`, `effort`), or `error` with why there is none. Never raises for a version.
 
         `version` and `sha256` say who answered: the key that was loaded, and the digest of its files.
         """
@@ -104,6 +107,7 @@ class SpecialistHost:
             "sha256": sha256,
             "node": self._place.node,
             "tier": self._place.tier,
+            "effort": None if said.effort is None else asdict(said.effort),
         }
 
     async def report(self) -> dict[str, Any]:
@@ -144,7 +148,8 @@ class SpecialistHost:
                 else:
                     if self._wanted.get(key) == (folder, sha256):
                         self._failed.pop(key, None)
-                        answer: Callable[[Sequence[ChatRequest]], Sequence[SpecialistAnswer]] = engine.answer
+                        metered = MeteredEngine(engine, joules=gpu_joules)
+                        answer: Callable[[Sequence[ChatRequest]], Sequence[SpecialistAnswer]] = metered.answer
                         self._batchers[key] = Batcher(answer, self._threads)
                         self._loaded[key] = sha256
             if self._missing():

@@ -17,6 +17,7 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import lessons_of
 from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
+from shoal.agents.learning.learning_costs import LearningCosts, NoteExpenses, TaskCosts, note_nothing
 from shoal.agents.learning.learning_log import LearningLog
 from shoal.agents.learning.lora_job import LoraExecutor
 from shoal.agents.learning.lora_rungs import Rungs
@@ -62,6 +63,7 @@ def learn(
     opinions: SecondOpinions = _NOBODY,
     embedder: Embedder | None = None,
     executor: LoraExecutor | None = None,
+    spend: NoteExpenses = note_nothing,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -72,6 +74,7 @@ def learn(
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
+        spend: keeps what the run takes.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
         embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that
             `learning.embedder` names where None.
@@ -98,8 +101,12 @@ def learn(
         opinions=opinions,
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
         executor=executor,
+        costs=LearningCosts(note=spend, now=clock.now),
     )
-    return run.go(store, tasks, feedback)
+    try:
+        return run.go(store, tasks, feedback)
+    finally:
+        run.costs.end()
 
 
 class _Run:
@@ -120,6 +127,7 @@ class _Run:
         opinions: SecondOpinions,
         embedder: Embedder | None,
         executor: LoraExecutor | None,
+        costs: LearningCosts,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -135,6 +143,7 @@ class _Run:
         self.opinions = opinions
         self.embedder = embedder
         self.executor = executor
+        self.costs = costs
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -243,11 +252,13 @@ class _Run:
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
             # one task's calls at a time are in memory
-            self._one(
-                plan,
-                partial(survey.material, calls, plan.task.id),
-                self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
-            )
+            with self.costs.task(plan.task.id) as costs:
+                self._one(
+                    plan,
+                    partial(survey.material, calls, plan.task.id),
+                    self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
+                    costs,
+                )
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
@@ -272,7 +283,11 @@ class _Run:
         return None
 
     def _one(
-        self, plan: Plan, material: Callable[[], Material], progress: Callable[[float, str], None]
+        self,
+        plan: Plan,
+        material: Callable[[], Material],
+        progress: Callable[[float, str], None],
+        costs: TaskCosts,
     ) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
@@ -284,6 +299,7 @@ class _Run:
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
+            costs=costs,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,
@@ -292,6 +308,7 @@ class _Run:
         self.registry.begin_training(plan.task.id, number)
         try:
             version, verdict, cut = specialise(plan, material(), number, tools)
+            costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
             forget_work(plan, self.home)
         except KeyboardInterrupt:

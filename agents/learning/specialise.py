@@ -162,11 +162,22 @@ def _opinions(best: Candidate, plan: Plan, calling: frozenset[str], tools: Tools
     if again is not None and again.may_see(private):
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(
-            again, plan.prospect.loss, best.examples, best.held_out, calling=calling, slots=best.slots
+            again,
+            plan.prospect.loss,
+            best.examples,
+            best.held_out,
+            calling=calling,
+            slots=best.slots,
+            used=lambda usages: tools.costs.asked("again", usages, again.price),
         )
     if judge is not None and plan.prospect.loss == OutputKind.TEXT and judge.may_see(private):
         tools.progress(0.88, "a judge model compares texts")
-        if preferred := prefer(judge, best.examples, [a.content for a in best.given]):
+        if preferred := prefer(
+            judge,
+            best.examples,
+            [a.content for a in best.given],
+            used=lambda usages: tools.costs.asked("judge", usages, judge.price),
+        ):
             return {"judge": {"figures": preferred}}
     return {}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.learning.candidates import Prospect, Trainers
+from shoal.agents.learning.learning_costs import TaskCosts
 from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.survey import Survey
 from shoal.agents.ports import Embedder, EngineLoader
@@ -37,7 +38,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a run hands in. `seconds_left`: until the run must end. `cpu_seconds`: processor time of this process so far."""
+    """What a run hands in.
+
+    Attributes:
+        seconds_left: until the run must end.
+        costs: of the task.
+        cpu_seconds: processor time of this process so far.
+    """
 
     home: Home
     config: Config
@@ -46,6 +53,7 @@ class Tools:
     monotonic: Callable[[], float]
     now: Callable[[], float]
     seconds_left: Callable[[], float]
+    costs: TaskCosts
     embedder: Embedder | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 #: the newest migration that this Shoal knows
-HEAD = "0005"
+HEAD = "0006"
 
 metadata = MetaData(
     naming_convention={
@@ -243,6 +243,23 @@ plan_events = Table(
     Column("run_id", String(64), primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("body", JSON, nullable=False),
+)
+
+#: what was spent beside the calls of clients, added up by task, kind and day (UTC, days since the epoch)
+expenses = Table(
+    "expenses",
+    metadata,
+    Column("task_id", String(200), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("usd", Double, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("cpu_ms", Double, nullable=False),
+    Column("gpu_ms", Double, nullable=False),
+    Column("energy_joules", Double),
 )
 
 #: one row: what the placement actor last decided, and for which demands

@@ -60,6 +60,9 @@ class JudgeConfig(_Section):
     model: str
     #: name of the environment variable that holds the key
     api_key_env: str | None = None
+    #: price in USD per million tokens; not known where both are 0
+    price_in: float = Field(default=0.0, ge=0)
+    price_out: float = Field(default=0.0, ge=0)
     #: pairs of texts that it compares for each task, each in both orders
     pairs: int = Field(default=40, ge=1, le=1000)
     #: where it is a task's loss, pairs that choose a candidate and as many more that calibrate; each costs two calls
@@ -219,6 +222,25 @@ class PlacementConfig(_Section):
     weights: PlacementWeights = PlacementWeights()
 
 
+class TierCosts(_Section):
+    """What a machine of a tier costs."""
+
+    #: USD for an hour of one core; `learning.core_hour_usd` where it is not said
+    core_hour_usd: float | None = Field(default=None, ge=0)
+    #: USD for an hour of one GPU; `costs.gpu_hour_usd` where it is not said
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    #: from the callers to its nodes and back, milliseconds; empty where nobody measured it
+    round_trip_ms: float | None = Field(default=None, ge=0)
+
+
+class CostsConfig(_Section):
+    """What computing costs, so that it can be set against the generalist's price. What is not said is unknown, never free."""
+
+    #: USD for an hour of one GPU, on any tier
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    tiers: dict[Literal["cloud", "edge", "local"], TierCosts] = Field(default_factory=dict)
+
+
 class ToolConfig(_Section):
     """A tool that plans may use: a Python function of the owner's."""
 
@@ -272,6 +294,7 @@ class Config(_Section):
     privacy: PrivacyConfig = PrivacyConfig()
     learning: LearningConfig = LearningConfig()
     placement: PlacementConfig = PlacementConfig()
+    costs: CostsConfig = CostsConfig()
     storage: StorageConfig = StorageConfig()
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig | None = None

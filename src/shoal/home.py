@@ -93,6 +93,11 @@ class Home:
         return self.root / "feedback.json"
 
     @property
+    def ledger(self) -> Path:
+        """Sums of what calls took and cost, so that they need not be read again. May be removed at any time."""
+        return self.root / "ledger.json"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -15,6 +15,8 @@ import psutil
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shoal.agents.feedback.accounts import Rates, price_of
+from shoal.agents.feedback.expenses import SqlExpenses
 from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.learning.learn import learn
@@ -88,6 +90,7 @@ def run_learn(
             progress=tell,
             opinions=second_opinions(config, ask_twice=ask_twice),
             executor=executor,
+            spend=SqlExpenses(registry.database).add,
         ).to_dict()
         note(report)
     return report
@@ -169,7 +172,8 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
             log.scan(),
             router=Router(todays_snapshot(known, versions, epoch=registry.epoch(), refused=True)),
             load=load_version,
-            generalist=config.generalist,
+            price=price_of(config),
+            rates=Rates.from_config(config),
             progress=tell,
         )
     if predictions is not None:

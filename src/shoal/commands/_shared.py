@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,6 +49,11 @@ EXIT_STOPPED = 3
 out = Console()
 #: progress, warnings and errors
 err = Console(stderr=True)
+
+
+def folded(name: str, width: int) -> str:
+    """A name in lines that leave room for other columns, cut at a hyphen where one is near."""
+    return name if len(name) <= width else "\n".join(textwrap.wrap(name, width, break_on_hyphens=True))
 
 
 def open_home(home: Path | None) -> Home:

@@ -50,6 +50,7 @@ def report(
     # a few seconds' work: threads that wait for each other make it many times slower on a busy machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from shoal.agents.feedback.audit_view import audit_of
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.serve.engines import load
     from shoal.serve.report import write_report
 
@@ -63,7 +64,8 @@ def report(
         open_traces(folder, settings),
         page,
         price=_price(settings, price_in, price_out),
-        core_hour_usd=settings.learning.core_hour_usd,
+        config=settings,
+        expenses=SqlExpenses(registry.database).all(),
         load=lambda version: load(folder.models / version.folder, version.sha256),
         audit=lambda version: audit_of(version, registry.evidence(version.key)),
     )

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from shoal.commands._amounts import UNKNOWN, usd
 from shoal.commands._shared import (
     ConfigOption,
     HomeOption,
@@ -259,6 +260,18 @@ def unknown_work(said: dict[str, Any]) -> str:
     return "unknown work: " + ", ".join([counted(said["novel"], "call"), *kinds])
 
 
+def money_line(said: dict[str, Any]) -> str:
+    """What was saved so far, of what."""
+    paid, whole = usd(said["paid_usd"]), usd(said["all_generalist_usd"])
+    if paid == UNKNOWN:
+        text = "unknown: the large model's price is not set"
+    elif not said["by_specialist"]:
+        text = f"{paid} paid; no specialist has answered yet"
+    else:
+        text = f"saved {usd(said['saved_usd'])}, {usd(said['net_usd'])} after learning; {paid} paid, {whole} by the large model alone"
+    return f"{text} (made up: a stand-in answers for it)" if said["stand_ins"] else text
+
+
 def counted(number: int, noun: str) -> str:
     """`1 specialist`, `2 specialists`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -307,6 +320,10 @@ def _show(found: dict[str, Any]) -> None:
         line("nodes" if number == 0 else "", node_line(node))
     if found["feedback"] is not None:
         line("learning", learning_line(found["feedback"]))
+    if found["money"] is not None:
+        line("money", money_line(found["money"]))
+    elif found["traces"]["readable"]:
+        line("money", "not added up yet: shoal costs")
     traces = found["traces"]
     line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
     if found["processes"]:

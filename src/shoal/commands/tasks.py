@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import textwrap
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -21,11 +20,13 @@ from shoal.agents.tasks import about, corrections
 from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.tasks.template import Template
 from shoal.agents.tasks.turns import shown as shown_turn
+from shoal.commands._amounts import both, usd
 from shoal.commands._shared import (
     ConfigOption,
     HomeOption,
     JsonOption,
     existing_home,
+    folded,
     out,
     print_json,
     progress_bar,
@@ -35,6 +36,9 @@ from shoal.commands._stores import open_registry, open_traces
 from shoal.config import Config
 from shoal.errors import UsageError
 from shoal.home import Home
+
+if TYPE_CHECKING:
+    from shoal.serve.money import Books
 
 app = typer.Typer(help="Tasks found in the traces, and your corrections of them.", no_args_is_help=True)
 
@@ -79,7 +83,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
     for task in tasks:
         cost = about.shares(task, _price(settings)).cost
         table.add_row(
-            escape(_folded(task.name)),
+            escape(folded(task.name, _NAME_WIDTH)),
             str(task.output_kind),
             f"{task.calls:,}",
             "-" if cost is None else f"{cost:.0%}",
@@ -129,13 +133,6 @@ def _tell_unknown(unknown: dict[str, Any]) -> None:
         out.print(escape(line), highlight=False)
 
 
-def _folded(name: str) -> str:
-    """In lines that leave room for the reasons, cut at a hyphen where one is near."""
-    if len(name) <= _NAME_WIDTH:
-        return name
-    return "\n".join(textwrap.wrap(name, _NAME_WIDTH, break_on_hyphens=True))
-
-
 @app.command("show")
 def show(
     task: TaskArgument, home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption = False
@@ -146,11 +143,17 @@ def show(
     settings = read_config(folder, config)
     found = registry.task(task)
     versions = registry.versions(found.id)
+    from shoal.serve.money import books_at_hand
+
+    books = books_at_hand(folder, registry, open_traces(folder, settings), settings)
     if as_json:
+        account = None if books is None else books.accounts.tasks.get(found.id)
         print_json(
             {
                 **_as_dict(found),
                 **_worth(found, settings),
+                "costs": None if account is None else account.to_dict(),
+                "advice": books.advice[found.id].to_dict() if books and found.id in books.advice else None,
                 "match": _match_shown(found),
                 "versions": [v.key for v in versions],
             }
@@ -163,7 +166,8 @@ def show(
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for name, value in (_worth_shown(found, settings) | _match_shown(found)).items():
+    shown_of_task = _worth_shown(found, settings) | _costs_shown(found, books) | _match_shown(found)
+    for name, value in shown_of_task.items():
         shown = ", ".join(map(_cut, value[:_SHOWN_PROMPTS])) if isinstance(value, list) else str(value)
         if isinstance(value, list) and len(value) > _SHOWN_PROMPTS:
             shown += f", … ({len(value)} in all)"
@@ -353,6 +357,29 @@ def _worth_shown(task: Task, config: Config) -> dict[str, Any]:
         shown["answers"] = [f"{_cut(name, 40)} ({count:,})" for name, count in counted["answers"].items()]
     if counted.get("examples"):
         shown["examples"] = list(counted["examples"])
+    return shown
+
+
+def _costs_shown(task: Task, books: Books | None) -> dict[str, Any]:
+    """Money and time of the task's calls, and where it is best done."""
+    if books is None:
+        return {"costs": "not added up yet: shoal costs"}
+    account, advice = books.accounts.tasks.get(task.id), books.advice.get(task.id)
+    shown: dict[str, Any] = {}
+    if account is not None:
+        shown["paid"] = (
+            f"{usd(account.paid_usd)} of {usd(account.all_generalist_usd)} by the large model alone"
+        )
+        if account.by_specialist:
+            shown["saved"] = f"{usd(account.saved_usd)}, {usd(account.net_usd)} after learning"
+            shown["latency"] = (
+                f"{both(account.specialist_p50_ms, account.specialist_p95_ms)} (p50 / p95), the large model's "
+                f"{both(account.generalist_p50_ms, account.generalist_p95_ms)}"
+            )
+        if books.accounts.stand_ins:
+            shown["money"] = "made up: the large model is a stand-in"
+    if advice is not None:
+        shown["best done"] = f"{advice.tier}: {'; '.join(advice.reasons)}"
     return shown
 
 

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from shoal.agents.fakes import FakeClock, FunctionGeneralist
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Generalist, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, TaskId, VersionState
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
@@ -70,6 +71,7 @@ class Bench:
     beyond_loopback: bool = False
     admit_error: ShoalError | None = None
     charged: list[tuple[str, float]] = field(default_factory=list)
+    spent: list[Expense] = field(default_factory=list)
     chance: Callable[[], float] = lambda: 0.999
     background_limit: int = 64
     plans: MemoryPlans = field(
@@ -96,6 +98,7 @@ class Bench:
                 settings=self.settings,
                 admit=self._admit,
                 charge=lambda key, usd: self.charged.append((key, usd)),
+                spend=self.spent.append,
                 chance=self.chance,
                 background_limit=self.background_limit,
                 plans=self.plans,

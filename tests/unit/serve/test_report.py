@@ -21,6 +21,7 @@ from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.trace import Trace, TraceId
+from shoal.config import parse_config
 from shoal.errors import NotFound, UsageError
 from shoal.home import Home
 from shoal.serve.report import Price, gather, render, write_report
@@ -296,7 +297,8 @@ def test_money_is_at_todays_prices_and_break_even_follows(home: Home) -> None:
     costs = {"core_seconds": 3600.0, "answer_ms": 3.6}
     registry = ListRegistry([task], [version(task, VersionState.SERVING, coverage=0.5, costs=costs)])
     price = Price(tokens_in=10, tokens_out=100)
-    report = gather(home, registry, ListStore(traces), price=price, now=NOW, core_hour_usd=0.1)
+    dear = parse_config({"learning": {"core_hour_usd": 0.1}}, source="test")
+    report = gather(home, registry, ListStore(traces), price=price, now=NOW, config=dear)
     money = report.tasks[0].money
     assert money is not None and money.even.learning_usd == pytest.approx(0.1)
     assert money.generalist_1000 == pytest.approx(2.0)

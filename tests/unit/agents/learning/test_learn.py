@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.fakes import FunctionGeneralist, WordEmbedder
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.learning.candidates import trainer_of
 from shoal.agents.learning.learn import learn
 from shoal.agents.learning.learnt_calls import read_learnt_calls
@@ -139,14 +141,20 @@ def test_the_generalist_is_asked_twice_where_the_owner_says_so_and_never_of_loca
     fake = FunctionGeneralist(
         lambda request: "another" if len(fake.requests) == 3 else logged[request.last_user_text]
     )
-    asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15))
+    price = Price(tokens_in=1, tokens_out=1)
+    asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15, price=price))
+    spent: list[Expense] = []
     priced = parse_config(
         {"generalist": {"base_url": "http://x", "model": "m", "price_in": 1, "price_out": 1}}, source="test"
     )
-    (task,) = site.learn(opinions=asking, config=priced).tasks
+    (task,) = site.learn(opinions=asking, config=priced, spend=spent.extend).tasks
     assert len(fake.requests) == 15
     assert task.figures["self_agreement"]["count"] == 15 and 0 < task.figures["self_agreement"]["value"] < 1
     assert task.break_even is not None and task.break_even["calls"] > 0
+    training, again, rest = spent
+    assert (training.kind, training.task_id) == ("learning", task.task_id) and training.compute.cpu_ms > 0
+    assert (again.kind, again.calls) == ("again", 15) and again.usd > 0
+    assert (rest.kind, rest.task_id) == ("learning", "") and rest.compute.cpu_ms > 0
 
     fake.requests.clear()
     site.store.add([replace(next(iter(site.store.scan())), privacy="local-only")])
