@@ -33,13 +33,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 
 import tickets
 
-from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
 from shoal.agents.registry import tables as t
-from shoal.agents.registry.lifecycle import Move, history_faults
-from shoal.agents.registry.records import Version, VersionState
+from shoal.agents.registry.lifecycle import history_faults
+from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
-from shoal.errors import ShoalError
 from shoal.home import Home
 from shoal.serve.processes import describe, free_ports
 from shoal.serve.site import alive_processes, start_site, stop_site
@@ -49,88 +47,11 @@ CLIENTS = 4
 ACTORS = ("FeedbackActor", "RouterActor")
 #: after a kill, until the next one
 PAUSE_S = (0.5, 5.0)
-_WORDS = {
-    "billing": ("invoice", "refund", "charged", "credit", "payment", "receipt"),
-    "shipping": ("parcel", "delivery", "tracking", "courier", "broken", "package"),
-}
-
-
-# -- the process that writes
-
-
-def be_writer(home: Home, seed: int) -> None:
-    """Trains versions and says what the owner may say, until it is killed."""
-    chance = random.Random(seed)
-    registry = SqlRegistry(home.database)
-    task = registry.tasks()[0]
-    while True:
-        versions = registry.versions(task.id)
-        said = chance.random()
-        with contextlib.suppress(ShoalError):  # what may not be is refused
-            if said < 0.4 or all(v.state in (VersionState.RETIRED, VersionState.PAUSED) for v in versions):
-                _train(registry, versions, chance)
-            elif said < 0.55:
-                promote_version(registry, chance.choice(versions[-5:]))
-            elif said < 0.75:
-                pause_version(registry, chance.choice(versions[-5:]))
-            elif said < 0.9:
-                rollback_task(registry, task)
-        time.sleep(chance.uniform(0.1, 1.5))
-
-
-def _train(registry: SqlRegistry, versions: list[Version], chance: random.Random) -> None:
-    """A further version of the same weights: what is measured is the way that it goes, not what it says."""
-    newest = versions[-1]
-    registry.begin_training(newest.task_id, newest.number + 1)
-    time.sleep(chance.uniform(0, 0.3))
-    made = replace(
-        newest, number=newest.number + 1, state=VersionState.SHADOW, created_at=time.time(), served_at=None
-    )
-    older = [
-        Move(version_key=v.key, before=v.state, after=VersionState.RETIRED, reason="a newer one was learnt")
-        for v in versions
-        if v.state is VersionState.SHADOW
-    ]
-    registry.add_version(made, moves=older)
-
-
-# -- the world
-
-
-def be_generalist(port: int) -> None:
-    """Sorts tickets right, but for some seconds of every minute."""
-    import uvicorn
-    from fastapi import FastAPI, Request
-
-    app = FastAPI()
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> dict[str, object]:
-        body = await request.json()
-        await asyncio.sleep(0.02)
-        text = body["messages"][-1]["content"]
-        label = next((label for label, words in _WORDS.items() if any(w in text for w in words)), "technical")
-        if time.time() % 40 < 12:
-            label = {"billing": "shipping", "shipping": "technical", "technical": "billing"}[label]
-        message = {"role": "assistant", "content": label}
-        return {
-            "id": "stand-in",
-            "object": "chat.completion",
-            "created": 1,
-            "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            "usage": {"prompt_tokens": 20, "completion_tokens": 1, "total_tokens": 21},
-        }
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        return {"object": "list", "data": []}
-
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
 
 def spawn(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, __file__, *words])
+    """`_rollouts.py` in a process of its own."""
+    return subprocess.Popen([sys.executable, str(Path(__file__).with_name("_rollouts.py")), *words])
 
 
 @dataclass
@@ -142,7 +63,7 @@ class Writer:
     deaths: int = 0
 
     def start(self) -> None:
-        self.process = spawn("--writer", str(self.home.root), "--seed", str(SEED + self.deaths))
+        self.process = spawn("writer", str(self.home.root), str(SEED + self.deaths))
 
     def kill(self) -> None:
         assert self.process is not None
@@ -242,7 +163,7 @@ def run(bench: Bench) -> None:
         )
         registry.add_version(ready)
         generalist_port, port, grpc_port = free_ports(3)
-        generalist = spawn("--generalist", str(generalist_port))
+        generalist = spawn("generalist", str(generalist_port))
         config = Config.model_validate(
             {
                 "generalist": {
@@ -258,6 +179,8 @@ def run(bench: Bench) -> None:
         )
         writer = Writer(home)
         try:
+            models = f"http://127.0.0.1:{generalist_port}/v1/models"
+            wait_until(lambda: httpx.get(models, timeout=2).is_success, within_s=60)
             started = start_site(home, config)
             url = started.record.url
             writer.start()
@@ -313,20 +236,7 @@ def judge(
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=50, help="how often something is killed")
-    parser.add_argument("--writer", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--generalist", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=SEED, help=argparse.SUPPRESS)
-
-
-def begin(bench: Bench) -> None:
-    arguments = bench.arguments
-    if arguments.writer is not None:
-        be_writer(Home(arguments.writer), arguments.seed)
-    elif arguments.generalist is not None:
-        be_generalist(arguments.generalist)
-    else:
-        run(bench)
 
 
 if __name__ == "__main__":
-    main("kill_rollout", __doc__ or "", begin, _arguments)
+    main("kill_rollout", __doc__ or "", run, _arguments)
