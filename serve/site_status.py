@@ -135,7 +135,7 @@ def _versions(home: Home) -> list[dict[str, Any]]:
 
 def _money(home: Home, config: Config) -> dict[str, Any] | None:
     """All calls' account; None where there are none, or adding them up would take long (`shoal costs` does)."""
-    if not home.database.exists():
+    if isinstance(home.database, Path) and not home.database.exists():
         return None
     from shoal.agents.registry.store import SqlRegistry
     from shoal.agents.traces.store import ParquetTraceStore
