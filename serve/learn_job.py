@@ -74,6 +74,7 @@ def main() -> int:
 def _learn(
     home: Home, config: Config, registry: Any, tasks: tuple[str, ...], told_to_end: list[int]
 ) -> dict[str, Any]:
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.agents.learning.learn import learn
     from shoal.agents.ports import EngineLoader
     from shoal.agents.traces.compactor import compact
@@ -103,6 +104,7 @@ def _learn(
             stopped=lambda: bool(told_to_end),
             opinions=second_opinions(config),
             executor=executor,
+            spend=SqlExpenses(registry.database).add,
         ).to_dict()
     return dict(json.loads(json.dumps(report, default=str)))
 

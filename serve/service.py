@@ -6,12 +6,14 @@ and everything that it needs is handed in.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Clock, Generalist
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
 from shoal.agents.traces.tokens import estimate_usage, usage_of
@@ -30,6 +32,7 @@ from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with
 from shoal.serve.collect import Collector, call_pieces, text_pieces
 from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
+from shoal.serve.inputs import Inputs
 from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
 from shoal.serve.model_list import model_objects, named
@@ -43,6 +46,7 @@ from shoal.serve.ports import (
     Routing,
     RunAsked,
     SpecialistClient,
+    Spend,
     Unready,
 )
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
@@ -54,6 +58,10 @@ def _nothing() -> Sequence[str]:
 
 
 def _let_in() -> None:
+    return None
+
+
+def _note_nothing(expense: Expense) -> None:
     return None
 
 
@@ -73,6 +81,7 @@ class ChatService:
         ids: a new trace id; unique and fit for a URL.
         admit: raises StorageFull where a record would have no room, before anybody is asked.
         charge: counts USD against a key.
+        spend: notes what audits and shadows cost; they are nobody's key's.
         unready: why the gateway is not ready; empty when it is.
         judge: the task's loss; the default leaves texts undefined.
         chance: uniform in [0, 1); picks the calls that are audited.
@@ -96,6 +105,7 @@ class ChatService:
         judge: Judge = judge_plainly,
         admit: Callable[[], None] = _let_in,
         charge: Callable[[str, float], None] = _charge_nobody,
+        spend: Spend = _note_nothing,
         unready: Unready = _nothing,
         chance: Callable[[], float] = random.random,
         background_limit: int = BACKGROUND_LIMIT,
@@ -117,6 +127,7 @@ class ChatService:
         self._charge = charge
         self._unready = unready
         self.background = Background(background_limit)
+        self._inputs = Inputs(observe, clock, self.background.start)
         self._asking = Asking(
             generalist=generalist,
             specialists=specialists,
@@ -124,11 +135,13 @@ class ChatService:
             clock=clock,
             settings=self._settings,
             metrics=self.metrics,
+            router=router,
         )
         self._comparisons = Comparisons(
             generalist=generalist,
             specialists=specialists,
             observe=observe,
+            spend=spend,
             judge=judge,
             clock=clock,
             chance=chance,
@@ -250,6 +263,8 @@ class ChatService:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
+        with contextlib.suppress(ShoalError):
+            await self._inputs.close()
         await self.background.close()
 
     # -- deciding -----------------------------------------------------------------------------------------
@@ -354,14 +369,24 @@ class ChatService:
         )
         performer = answer.model.partition("@")[0] if by_specialist or call.run_id else "generalist"
         self.metrics.answered(performer, now - call.started, usage.prompt_tokens, usage.completion_tokens)
-        if cost:
-            self.metrics.spent(cost)
-            self._charge(call.caller.id, cost)
+        self._count_money(call, usage, cost, by_specialist=by_specialist)
         if incomplete:
             self.metrics.incomplete(incomplete)
         else:
+            self._inputs.note(call, given=by_specialist)
             self._comparisons.follow_up(call, answer)
         return cost
+
+    def _count_money(self, call: Call, usage: Usage, cost: float | None, *, by_specialist: bool) -> None:
+        task = "" if call.decision is None else call.decision.task_name or ""
+        if call.said is not None and call.said.effort is not None:
+            self.metrics.computed(task, call.said.effort.compute_ms / 1000)
+        if by_specialist:
+            self.metrics.avoided(task, self._settings.cost_usd(usage))
+        elif cost is not None and not call.run_id:
+            self.metrics.spent(cost, "answers")
+            if cost:
+                self._charge(call.caller.id, cost)
 
     def _note_first_token(self, call: Call) -> None:
         call.first_token = self._clock.monotonic()

@@ -84,6 +84,8 @@ def start_site(
     """
     nodes = checked_nodes(nodes or {}, joins=address is not None)
     home.create()
+    if config.storage.database is not None:
+        home.use_database(config.storage.database)
     began = time.monotonic()
     with _only_one(home):
         existing = read_record(home.site)

@@ -17,6 +17,7 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import lessons_of
 from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
+from shoal.agents.learning.learning_costs import LearningCosts, NoteExpenses, TaskCosts, note_nothing
 from shoal.agents.learning.learning_log import LearningLog
 from shoal.agents.learning.lora_job import LoraExecutor
 from shoal.agents.learning.lora_rungs import Rungs
@@ -28,6 +29,7 @@ from shoal.agents.learning.specialise import forget_work, specialise
 from shoal.agents.learning.survey import survey_log
 from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
+from shoal.agents.registry.lifecycle import Move
 from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
@@ -61,6 +63,7 @@ def learn(
     opinions: SecondOpinions = _NOBODY,
     embedder: Embedder | None = None,
     executor: LoraExecutor | None = None,
+    spend: NoteExpenses = note_nothing,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -71,8 +74,10 @@ def learn(
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
+        spend: keeps what the run takes.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
-        embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
+        embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that
+            `learning.embedder` names where None.
         executor: who trains pretrained bases; this process where None.
 
     Raises:
@@ -96,8 +101,12 @@ def learn(
         opinions=opinions,
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
         executor=executor,
+        costs=LearningCosts(note=spend, now=clock.now),
     )
-    return run.go(store, tasks, feedback)
+    try:
+        return run.go(store, tasks, feedback)
+    finally:
+        run.costs.end()
 
 
 class _Run:
@@ -118,6 +127,7 @@ class _Run:
         opinions: SecondOpinions,
         embedder: Embedder | None,
         executor: LoraExecutor | None,
+        costs: LearningCosts,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -133,6 +143,7 @@ class _Run:
         self.opinions = opinions
         self.embedder = embedder
         self.executor = executor
+        self.costs = costs
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -143,7 +154,7 @@ class _Run:
     ) -> LearnReport:
         self.progress(0.0, "reading traces")
         generalist = self.config.generalist
-        log = LearningLog(
+        calls = LearningLog(
             store,
             lessons=lessons_of(feedback, pick=store.pick, recognisers=recognition_of(self.config.privacy)),
             outputs_may_train=None if generalist is None else generalist.outputs_may_train,
@@ -153,10 +164,12 @@ class _Run:
         found: Found | None = None
         try:
             self.progress(0.02, "finding tasks")
-            found = find_tasks(log, known=self.registry.tasks(), seed=self.seed, now=started_at)
+            found = find_tasks(
+                calls, known=self.registry.tasks(), seed=self.seed, now=started_at, embedder=self.embedder
+            )
         except KeyboardInterrupt:
             self.interrupted = True
-        traces, usable = log.traces, log.usable
+        traces, usable = calls.traces, calls.usable
         manifest = Manifest(
             self.home.work,
             {
@@ -172,7 +185,7 @@ class _Run:
         if found is not None:
             unclustered = sum(task_id is None for task_id in found.assignment.values())
             try:
-                self._learn_found(found, log, names, manifest, usable)
+                self._learn_found(found, calls, names, manifest, usable)
             except KeyboardInterrupt:
                 self.interrupted = True
         report = LearnReport(
@@ -192,7 +205,7 @@ class _Run:
         return report
 
     def _learn_found(
-        self, found: Found, log: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
+        self, found: Found, calls: LearningLog, names: Collection[str] | None, manifest: Manifest, usable: int
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = wanted_tasks(found.tasks, names)
@@ -202,7 +215,7 @@ class _Run:
         self.progress(0.06, "looking at the tasks' calls")
         matcher = Matcher([(task.id, task) for task in found.tasks])
         survey = survey_log(
-            log,
+            calls,
             found.assignment,
             lambda request: matcher.match(request).task_id,
             seed=self.seed,
@@ -239,11 +252,13 @@ class _Run:
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
             # one task's calls at a time are in memory
-            self._one(
-                plan,
-                partial(survey.material, log, plan.task.id),
-                self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
-            )
+            with self.costs.task(plan.task.id) as costs:
+                self._one(
+                    plan,
+                    partial(survey.material, calls, plan.task.id),
+                    self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
+                    costs,
+                )
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
@@ -268,7 +283,11 @@ class _Run:
         return None
 
     def _one(
-        self, plan: Plan, material: Callable[[], Material], progress: Callable[[float, str], None]
+        self,
+        plan: Plan,
+        material: Callable[[], Material],
+        progress: Callable[[float, str], None],
+        costs: TaskCosts,
     ) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
@@ -280,13 +299,16 @@ class _Run:
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
+            costs=costs,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,
             opinions=self.opinions,
         )
+        self.registry.begin_training(plan.task.id, number)
         try:
             version, verdict, cut = specialise(plan, material(), number, tools)
+            costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
             forget_work(plan, self.home)
         except KeyboardInterrupt:
@@ -311,6 +333,9 @@ class _Run:
             reason = f"Training failed: {type(error).__name__}: {error}"
             self._close(plan, "error", reason, seconds=self.clock.monotonic() - started)
             return
+        finally:
+            # nothing where it became a version
+            self.registry.end_training(plan.task.id, number, reason="its run came to no version of it")
         self._close(
             plan,
             verdict.outcome,
@@ -322,14 +347,17 @@ class _Run:
 
     def _register(self, version: Version) -> None:
         """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
-        self.registry.add_version(version)
-        if version.state != VersionState.SHADOW:
-            return
-        for old in self.registry.versions(version.task_id):
-            if old.state == VersionState.SHADOW and old.number < version.number:
-                self.registry.set_state(
-                    old.key, VersionState.RETIRED, reason=f"version {version.number} was learnt"
-                )
+        replaced = [
+            Move(
+                version_key=old.key,
+                before=old.state,
+                after=VersionState.RETIRED,
+                reason=f"version {version.number} was learnt",
+            )
+            for old in self.registry.versions(version.task_id)
+            if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
+        ]
+        self.registry.add_version(version, moves=replaced)
 
     def _close(
         self,

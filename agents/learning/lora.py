@@ -166,6 +166,7 @@ def train_lora(
             "answer_tokens": most,
             "dtype": facts["dtype"],
             "trained_in": job.dtype,
+            "on_gpu": hardware.gpu,
             "four_bit": four_bit,
             "workers": hardware.workers,
             "flops": hardware.flops,

@@ -44,6 +44,7 @@ def new_version(
         "pipeline": PIPELINE,
         "seed": plan.seed,
         "loss": str(plan.prospect.loss),
+        "judged": tools.config.contract.judged(plan.task.name),
         "calls": {
             "train": len(split.train),
             "choose": len(split.choose),

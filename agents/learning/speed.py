@@ -92,7 +92,7 @@ def _measure() -> float:
             began = _seconds(gpu)
             loss(tokens, tokens).backward()
             spans.append(_seconds(gpu) - began)
-    return parameters * FLOPS_EACH * rows * _TOKENS / min(spans[1:])
+    return float(parameters * FLOPS_EACH * rows * _TOKENS / min(spans[1:]))
 
 
 def _seconds(gpu: bool) -> float:

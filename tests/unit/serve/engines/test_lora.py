@@ -21,6 +21,7 @@ from shoal.agents.learning.base_files import read_base
 from shoal.agents.learning.bases import NodeRoom
 from shoal.agents.learning.candidates import Prospect, trainer_of
 from shoal.agents.learning.folder import seal
+from shoal.agents.learning.learning_costs import TaskCosts
 from shoal.agents.learning.lora import Rung, merge, train_lora
 from shoal.agents.learning.lora_executors import InProcess
 from shoal.agents.learning.lora_job import Hardware, LoraSettings
@@ -323,6 +324,7 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
         inputs="0" * 64,
     )
     tools = Tools(
+        costs=TaskCosts(task_id=TaskId("t"), now=lambda: 0.0),
         home=home,
         config=config,
         loader=load,
