@@ -65,7 +65,7 @@ def main(job: dict[str, Any]) -> None:
             executor=executor or InProcess(),
         )
         context = TrainContext(
-            seed=3, seconds=300, work=Path(job["work"]), monotonic=time.monotonic, progress=progress
+            seed=3, seconds=3_000, work=Path(job["work"]), monotonic=time.monotonic, progress=progress
         )
         out = Path(job["out"])
         report = train_lora(TRAIN, CHOOSE[:16], out, context, rung=rung)

@@ -22,9 +22,9 @@ from small_bases import make_base
 
 from shoal.serve.engines import load
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-STEPS = 60
+STEPS = 45
 DRIVER = Path(__file__).with_name("lora_driver.py")
 
 
