@@ -33,7 +33,7 @@ from shoal.serve.grpc_api import start_grpc
 from shoal.serve.http_api import build_app
 from shoal.serve.loopback import keep_to_loopback
 from shoal.serve.placing import GATEWAY_APPLICATION, on_data_node
-from shoal.serve.ports import FeedbackGiven, Observation
+from shoal.serve.ports import ComparisonMade, FeedbackGiven, Observation
 from shoal.serve.remote_learning import RemoteLearning
 from shoal.serve.remote_plans import RemotePlans
 from shoal.serve.site_service import Actors, SiteService, first_snapshot
@@ -121,6 +121,7 @@ class Gateway:
             self._site.service.background.start(functools.partial(self._nudge, event))
             return
         await self._learning.observe(event)
+        self._site.service.metrics.observed("comparison" if isinstance(event, ComparisonMade) else "inputs")
 
     async def _nudge(self, event: Observation) -> None:
         with contextlib.suppress(SiteError):

@@ -82,6 +82,9 @@ class Metrics:
             ["task", "source", "outcome"],
             registry=r,
         )
+        self._observations = Counter(
+            "shoal_observations", "Events handed on to the feedback actor, by kind", ["kind"], registry=r
+        )
         self._dropped = Counter(
             "shoal_background_dropped", "Comparisons and audits left out for lack of room", registry=r
         )
@@ -135,6 +138,10 @@ class Metrics:
     def computed(self, task: str, seconds: float) -> None:
         """A specialist was asked, whoever answered."""
         self._compute.labels(task).inc(seconds)
+
+    def observed(self, kind: str) -> None:
+        """An event is on its way to the feedback actor."""
+        self._observations.labels(kind).inc()
 
     def compared(self, task: str, source: str, outcome: str) -> None:
         """`outcome` is `agrees`, `differs` or `undefined`."""
