@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.agents.registry.records import Task, TaskId, Version, VersionState
+from shoal.agents.registry.lifecycle import Asker, Move
+from shoal.agents.registry.records import Task, TaskId, Version
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
 
@@ -47,6 +48,21 @@ class Generalist(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What an answer took.
+
+    Attributes:
+        compute_ms: time in the engine, a batch's split evenly over its answers. Whoever shares the core makes it longer.
+        on_gpu: whether it is time of a GPU.
+        energy_joules: of the GPU, by NVML's counter; None where there is no GPU, or it does not count.
+    """
+
+    compute_ms: float
+    on_gpu: bool = False
+    energy_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialistAnswer:
     """A specialist's own answer, before anyone decided whether it is sure enough.
 
@@ -55,6 +71,7 @@ class SpecialistAnswer:
         tool_calls: functions called, in OpenAI's form without ids, which are made when the answer is given to a client.
         confidence: in [0, 1]; compared with the version's threshold.
         node, tier: where the replica runs that gave it; empty where it does not say.
+        effort: what it took; None where nobody measured it.
     """
 
     content: str | None
@@ -63,6 +80,7 @@ class SpecialistAnswer:
     node: str = ""
     tier: str = ""
     tool_calls: Sequence[Mapping[str, Any]] = ()
+    effort: Effort | None = None
 
     @property
     def given(self) -> bool:
@@ -146,10 +164,23 @@ class Registry(Protocol):
         """Oldest first."""
         ...
 
-    def add_version(self, version: Version) -> None: ...
+    def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
+        """`moves`: of other versions, in the same change, at the gate's word."""
+        ...
 
-    def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
-        """Raises NotFound. The change is kept in the version's history."""
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        """This process trains a version, until `add_version` or `end_training`. Raises Conflict where another one does."""
+        ...
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        """There will be no such version. No error where it is not being trained."""
+        ...
+
+    def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
+        """Carry out what was decided at `epoch` (None for any): all of it or nothing, as one change, which is kept in the history.
+
+        Raises NotFound, StaleDecision, and Conflict for what `lifecycle.py` does not have. Returns the epoch that it made.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.contract.gate import Figure
-from shoal.agents.learning.forms import carries, digit_groups
+from shoal.agents.learning.forms import carries, digit_groups, source_groups
 from shoal.agents.learning.text_metrics import bleu, chrf, slot_error, values_error
 
 RESTAURANT, ACTIONS = "restaurant_text", "say_actions"
@@ -97,7 +97,7 @@ def action_errors(prompt: str, text: str) -> list[str]:
     if not text.strip():
         return action_values(prompt) or ["no text"]
     missing = [f"missing {value}" for value in action_values(prompt) if not carries(text, value)]
-    known = set(digit_groups(prompt))
+    known = source_groups(prompt)
     return missing + [f"invented {n}" for n in dict.fromkeys(digit_groups(text)) if n not in known]
 
 

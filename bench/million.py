@@ -233,7 +233,7 @@ def _varied(call: dict[str, Any], copy: int, seed: int, counts: Mapping[str, int
     said = set(_TOKEN.findall(_last_text(request).lower())) - kept
     # words that few calls say, and of what was said last the rarest ones anyway, so that no copy says the same
     rarest = sorted((word for word in said if not word.isdigit()), key=lambda word: (counts[word], word))
-    words = _Words(key, lambda word: 0 < counts[word] <= most or word in rarest[:_RAREST], kept)
+    words = Words(key, lambda word: 0 < counts[word] <= most or word in rarest[:_RAREST], kept)
     for message in (*request["messages"], *(choice["message"] for choice in call["response"]["choices"])):
         if message["role"] not in ("system", "developer"):
             words.change(message)
@@ -244,7 +244,7 @@ def _varied(call: dict[str, Any], copy: int, seed: int, counts: Mapping[str, int
     return to_json(call) + b"\n"
 
 
-class _Words:
+class Words:
     """One conversation's substitution: the same word always becomes the same other word."""
 
     def __init__(self, key: str, is_rare: Callable[[str], bool], kept: frozenset[str]) -> None:

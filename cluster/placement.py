@@ -7,9 +7,10 @@ unless another node is clearly better.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from shoal.cluster.needs import Needs
@@ -17,6 +18,10 @@ from shoal.nodes.telemetry import Reading
 
 #: the application that small specialists share on a node
 HOST: Final = "shoal-host"
+#: the application that adapters of one base share on a node
+BASE_HOST: Final = "shoal-base"
+#: MiB by which such an application asks for more as it holds more: a change of what it asks for restarts its replica
+_BLOCK_MB = 256.0
 #: a node must be better by this much before something is moved to it
 _MARGIN = 0.25
 #: how dear a node of a tier is, as a share; where the owner names no prices
@@ -32,8 +37,10 @@ class Demand:
     Attributes:
         key: `<task id>@<number>`.
         name: for people.
-        needs: `tier` is a wish.
+        needs: `tier` is a wish. Of one that shares a base, the memory is what it adds.
         small: it shares its node's host.
+        base: what it shares with others of its host beyond the process: an adapter's pretrained model; empty for nothing.
+        base_mb: MiB of a process that holds the base and nothing else.
         private: some of its task's calls are `local-only`: never on a cloud node.
         why_tier: why it wishes its tier, for people.
     """
@@ -42,6 +49,8 @@ class Demand:
     name: str
     needs: Needs
     small: bool = True
+    base: str = ""
+    base_mb: float = 0.0
     private: bool = False
     why_tier: str = ""
 
@@ -151,10 +160,24 @@ def decide(
     """
     placing = _Placing(nodes, host_needs, previous or {}, weights or Weights())
     # the largest first: they have the fewest places; among equals by key, so that a rerun decides alike
-    order = sorted(demands, key=lambda d: (-d.needs.gpus, -d.needs.memory_mb * (not d.small), d.key))
+    order = sorted(demands, key=lambda d: (-d.needs.gpus, -_weight_mb(d), d.key))
     for demand in order:
         placing.place(demand)
     return Decision(assignments=placing.assignments, unplaced=placing.unplaced)
+
+
+def host_asks(held: Sequence[Demand], host_needs: Needs) -> Needs:
+    """What a host asks for that holds these small demands: of all of them together nothing more than an empty one does, unless they share
+    a base, which it then holds once, and the adapters beside it."""
+    bases = [demand.base_mb for demand in held if demand.base]
+    if not bases:
+        return host_needs
+    memory_mb = max(bases) + sum(demand.needs.memory_mb for demand in held)
+    return replace(host_needs, memory_mb=math.ceil(memory_mb / _BLOCK_MB) * _BLOCK_MB)
+
+
+def _weight_mb(demand: Demand) -> float:
+    return demand.base_mb if demand.base else 0.0 if demand.small else demand.needs.memory_mb
 
 
 class _Placing:
@@ -174,7 +197,8 @@ class _Placing:
         self._cpus = {node.name: node.cpus for node in nodes}
         self._gpus = {node.name: node.gpus for node in nodes}
         self._memory = {node.name: node.memory_mb for node in nodes}
-        self._hosts: set[str] = set()
+        #: application -> what it holds so far, of small demands
+        self._held: dict[str, list[Demand]] = {}
         self._used: set[str] = set()
         self.assignments: dict[str, Assignment] = {}
         self.unplaced: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -215,9 +239,14 @@ class _Placing:
         )
 
     def _asks(self, demand: Demand, node: NodeState) -> Needs:
+        """What is asked for more than before, if the demand goes there."""
         if not demand.small:
             return demand.needs
-        return Needs(cpus=0, gpus=0, memory_mb=0) if node.name in self._hosts else self._host_needs
+        held = self._held.get(application_name(demand, node.name), [])
+        if not held:
+            return host_asks([demand], self._host_needs)
+        now, then = (host_asks(some, self._host_needs) for some in (held, [*held, demand]))
+        return Needs(cpus=0, gpus=0, memory_mb=then.memory_mb - now.memory_mb)
 
     def _ruled_out(self, demand: Demand, node: NodeState) -> str:
         if not node.alive:
@@ -251,6 +280,10 @@ class _Placing:
         in_use = node.name in self._used
         score += self._weights.energy * (0.0 if in_use else 0.5)
         words.append("in use already" if in_use else "not in use yet")
+        if demand.base:
+            there = application_name(demand, node.name) in self._held
+            score += self._weights.energy * (0.0 if there else 0.5)
+            words.append("its base is there already" if there else "its base is not there yet")
         if node.gpus and not demand.needs.gpus:
             score += self._weights.energy
             words.append("its GPU is for those that need one")
@@ -266,7 +299,7 @@ class _Placing:
         self._memory[node.name] -= asks.memory_mb
         self._used.add(node.name)
         if demand.small:
-            self._hosts.add(node.name)
+            self._held.setdefault(application_name(demand, node.name), []).append(demand)
 
 
 def busy(reading: Reading) -> float:
@@ -276,6 +309,8 @@ def busy(reading: Reading) -> float:
 
 def application_name(demand: Demand, node: str) -> str:
     """The application that holds a demand on a node."""
+    if demand.small and demand.base:
+        return f"{BASE_HOST}-{_slug(demand.base)}-{_slug(node)}"
     if demand.small:
         return f"{HOST}-{_slug(node)}"
     task, _, number = demand.key.rpartition("@")

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from shoal.cluster.needs import Needs, actor_options
-from shoal.cluster.placement import Assignment, Decision, Demand, NodeState, Weights, decide
+from shoal.cluster.placement import Assignment, Decision, Demand, NodeState, Weights, decide, host_asks
 from shoal.cluster.ports import Application, Carrier, PlacementStore
 from shoal.nodes.identity import NODE_LABEL
 
@@ -148,7 +148,8 @@ class PlacementLoop:
         applications = []
         for name, held in sorted(by_name.items()):
             first = demands[held[0].key]
-            needs = self._host_needs if first.small else first.needs
+            small = [demands[found.key] for found in held]
+            needs = host_asks(small, self._host_needs) if first.small else first.needs
             options = actor_options(needs, declared=declared)
             options["label_selector"] = self._selector(held[0].node)
             if self._pin:

@@ -5,6 +5,7 @@ Absence is a named state (`NO_DRIVER`, `NO_DEVICE`), never a zero that could be 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -118,6 +119,38 @@ def read_gpus(nvml: Any = None) -> Gpus:
         return Gpus(state=GpuState.FAILED, reason=str(error))
     finally:
         nvml.nvmlShutdown()
+
+
+def gpu_joules(nvml: Any = None) -> float | None:
+    """What the GPUs that this process may use have taken since the driver was loaded; None where NVML does not count that.
+
+    Args:
+        nvml: the `pynvml` module, or one with its functions.
+    """
+    if nvml is None:
+        nvml = import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        devices = _own_devices(int(nvml.nvmlDeviceGetCount()))
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in devices]
+        counted = [float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles]
+        return sum(counted) / 1000 if counted else None
+    except nvml.NVMLError:
+        return None
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _own_devices(count: int) -> list[int]:
+    """Indices of the GPUs that CUDA shows to this process; all of them where it hides none, or names them by UUID."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if shown is None else [name.strip() for name in shown.split(",") if name.strip()]
+    if names is None or not all(name.isdigit() for name in names):
+        return list(range(count))
+    return [int(name) for name in names if int(name) < count]
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.ports import Generalist
 from shoal.config import Config, GeneralistConfig, JudgeConfig
@@ -19,7 +21,7 @@ def second_opinions(config: Config, *, ask_twice: int | None = None) -> SecondOp
         ConfigError: the generalist is to be asked twice and none is configured, or a key is not set.
     """
     count = config.learning.ask_twice if ask_twice is None else ask_twice
-    again = judge = None
+    again = judge = loss = None
     if count:
         if config.generalist is None:
             raise ConfigError(
@@ -27,10 +29,17 @@ def second_opinions(config: Config, *, ask_twice: int | None = None) -> SecondOp
                 remedy="Name it under `generalist` in shoal.yaml, or leave out --ask-twice.",
                 param="generalist",
             )
-        again = Adviser(open=_opener(config.generalist), calls=count, local=config.generalist.local)
+        again = _adviser(config.generalist, count)
     if config.judge is not None:
-        judge = Adviser(open=_opener(config.judge), calls=config.judge.pairs, local=config.judge.local)
-    return SecondOpinions(again=again, judge=judge)
+        judge = _adviser(config.judge, config.judge.pairs)
+        loss = replace(judge, calls=config.judge.verdicts)
+    return SecondOpinions(again=again, judge=judge, loss=loss)
+
+
+def _adviser(section: GeneralistConfig | JudgeConfig, calls: int) -> Adviser:
+    priced = section.price_in or section.price_out
+    price = Price(tokens_in=section.price_in, tokens_out=section.price_out) if priced else None
+    return Adviser(open=_opener(section), calls=calls, local=section.local, price=price)
 
 
 def _opener(

@@ -6,10 +6,11 @@ Owns who may see a call's data and what happens where somebody is unsure, slow o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
+from shoal.agents.registry.records import VersionState
 from shoal.agents.routing.snapshot import Performer
 from shoal.agents.traces.chat import Answer, Delta
 from shoal.errors import (
@@ -19,11 +20,12 @@ from shoal.errors import (
     PrivacyViolation,
     ShoalError,
     SpecialistUnavailable,
+    WrongVersion,
 )
 from shoal.serve.agent_calls import is_agent, run_agent
 from shoal.serve.call import Call
 from shoal.serve.metrics import Metrics
-from shoal.serve.ports import Place, Plans, SpecialistClient
+from shoal.serve.ports import Place, Plans, Routing, SpecialistClient
 from shoal.serve.settings import ServiceSettings
 
 
@@ -37,6 +39,7 @@ class Asking:
     clock: Clock
     settings: ServiceSettings
     metrics: Metrics
+    router: Callable[[], Routing | None]
 
     async def answer(self, call: Call) -> Answer:
         answer = await self.answer_whole(call)
@@ -82,11 +85,17 @@ class Asking:
                     remedy="Name the model auto, and the generalist answers meanwhile.",
                 ) from None
         except ShoalError as error:
-            call.fallback = "failed"
+            call.fallback = "wrong_version" if isinstance(error, WrongVersion) else "failed"
             call.reasons.append(f"{performer.key}: {error.message}")
             if pinned:
                 raise
         call.said = said
+        if said is not None and (why := self._withdrawn(call, performer)):
+            call.fallback = "withdrawn"
+            call.reasons.append(why)
+            if pinned:
+                raise NoPerformer(f"The specialist {why}.", remedy="Name the model auto.")
+            said = None
         if said is not None and (not said.given or not decision.accept(said.confidence)):
             call.fallback = "unsure"
             call.reasons.append(_not_sure(performer, said))
@@ -108,6 +117,18 @@ class Asking:
             finish_reason="tool_calls" if said.tool_calls else "stop",
         )
 
+    def _withdrawn(self, call: Call, performer: Performer) -> str:
+        """Why a version may not answer any more that was asked: it was taken back meanwhile. Empty where it may."""
+        router = self.router()
+        decision = call.decision
+        if decision is None or router is None or router.snapshot.epoch <= call.epoch:
+            return ""
+        route = router.route(decision.task_id or "")
+        now = next((p for p in (route.performers if route else ()) if p.key == performer.key), None)
+        if now is None or (now.state is VersionState.SHADOW and performer.state is not VersionState.SHADOW):
+            return f"{performer.key} was taken back while it was asked"
+        return ""
+
     def _may_see(self, call: Call, performer: Performer) -> bool:
         """Whether the specialist runs where the call's data may go. Raises PrivacyViolation where the client named it."""
         if call.privacy != "local-only":
@@ -128,7 +149,9 @@ class Asking:
 
     def generalist_for(self, call: Call) -> Generalist:
         why = "; ".join(call.reasons) or "no specialist is meant for it"
-        if call.fallback in ("slow", "failed") and not self._may_ask_generalist(call):
+        if call.fallback in ("slow", "failed", "wrong_version", "withdrawn") and not self._may_ask_generalist(
+            call
+        ):
             raise SpecialistUnavailable(
                 f"The specialist did not answer ({why}), and nobody else may.",
                 remedy="Try again: it is being restarted, or is busy.",

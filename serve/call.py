@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.ports import Effort, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.traces.chat import Answer, ChatRequest, Privacy
 from shoal.agents.traces.trace import Trace, TraceId
@@ -103,8 +103,21 @@ def with_conversation(request: ChatRequest, conversation: str | None) -> ChatReq
     return ChatRequest(body={**request.body, "metadata": metadata})
 
 
+def effort_tags(effort: Effort, tier: str) -> dict[str, Any]:
+    """What an answer took, as a trace's tags: `compute_ms`, `compute_on` (`cpu` or `gpu`), `compute_tier`, `energy_joules`."""
+    tags: dict[str, Any] = {
+        "compute_ms": round(effort.compute_ms, 4),
+        "compute_on": "gpu" if effort.on_gpu else "cpu",
+    }
+    if tier:
+        tags["compute_tier"] = tier
+    if effort.energy_joules is not None:
+        tags["energy_joules"] = round(effort.energy_joules, 4)
+    return tags
+
+
 #: why a specialist that was asked did not answer the client
-Fallback: TypeAlias = Literal["", "unsure", "slow", "failed", "private"]
+Fallback: TypeAlias = Literal["", "unsure", "slow", "failed", "private", "wrong_version", "withdrawn"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -172,8 +185,12 @@ class Call:
             tags["how"] = self.decision.how
             if self.decision.task_name:
                 tags["task"] = self.decision.task_name
+                tags["task_id"] = str(self.decision.task_id)
         if self.said is not None:
             tags["confidence"] = self.said.confidence
+            if self.said.effort is not None:
+                # also where the generalist answered after all: it was asked
+                tags |= effort_tags(self.said.effort, self.said.tier)
         if self.fallback:
             tags["fallback"] = self.fallback
         if self.traceparent is not None:

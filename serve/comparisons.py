@@ -6,21 +6,23 @@ Owns what is asked after a call was answered, and the events that come of it. No
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from shoal.agents.feedback.ledger import Expense, compute_of
 from shoal.agents.ports import Clock, Generalist, SpecialistAnswer
-from shoal.agents.registry.records import VersionState
+from shoal.agents.registry.records import TaskId, VersionState
 from shoal.agents.routing.snapshot import Performer
-from shoal.agents.traces.chat import Answer
+from shoal.agents.traces.chat import Answer, Usage
 from shoal.agents.traces.tokens import usage_of
 from shoal.errors import ShoalError
 from shoal.serve.background import Background
 from shoal.serve.call import Call
 from shoal.serve.metrics import Metrics
-from shoal.serve.ports import ComparisonMade, Judge, Observe, SpecialistClient
+from shoal.serve.ports import ComparisonMade, Judge, Observe, SpecialistClient, Spend
 from shoal.serve.settings import ServiceSettings
 
 #: answers that were not cut short: only these are worth comparing with
@@ -37,6 +39,7 @@ class Comparisons:
     generalist: Generalist | None
     specialists: SpecialistClient
     observe: Observe
+    spend: Spend
     judge: Judge
     clock: Clock
     chance: Callable[[], float]
@@ -81,14 +84,48 @@ class Comparisons:
                 said = await self.specialists.ask(performer.key, call.request, deadline_s=limit)
         except (ShoalError, TimeoutError):
             return
+        self._note_shadow(call, said)
         await self._compare(call, performer, said, reference, "shadow")
 
     async def _audit(self, call: Call, performer: Performer, said: SpecialistAnswer) -> None:
         if self.generalist is None:
             return
         reference = await self.generalist.chat(call.sent, deadline_s=self.settings.deadline_s)
-        self.metrics.spent(self.settings.cost_usd(usage_of(call.request, reference)) or 0.0)
+        self._note_audit(call, usage_of(call.request, reference))
         await self._compare(call, performer, said, reference, "audit")
+
+    def _note_shadow(self, call: Call, said: SpecialistAnswer) -> None:
+        if said.effort is None or call.decision is None:
+            return
+        self.metrics.computed(str(call.decision.task_name), said.effort.compute_ms / 1000)
+        self.spend(
+            Expense(
+                kind="shadow",
+                task_id=TaskId(str(call.decision.task_id)),
+                at=self.clock.now(),
+                compute=compute_of(said.effort),
+                energy_joules=said.effort.energy_joules,
+            )
+        )
+
+    def _note_audit(self, call: Call, usage: Usage) -> None:
+        if call.decision is None:
+            return
+        usd = self.settings.cost_usd(usage)
+        if usd is not None:
+            self.metrics.spent(usd, "audits")
+        self.spend(
+            Expense(
+                kind="audit",
+                task_id=TaskId(str(call.decision.task_id)),
+                at=self.clock.now(),
+                calls=1,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                usd=usd or 0.0,
+                unpriced=int(usd is None),
+            )
+        )
 
     async def _compare(
         self,
@@ -103,9 +140,16 @@ class Comparisons:
         if reference.finish_reason not in _WHOLE:
             return
         task_id, task_name = str(call.decision.task_id), str(call.decision.task_name)
-        verdict = self.judge(
-            performer.key, call.kind, call.request, said.content or "", reference, calls=said.tool_calls
+        asked = self.judge(
+            performer.key,
+            call.kind,
+            call.request,
+            said.content or "",
+            reference,
+            calls=said.tool_calls,
+            private=call.privacy == "local-only",
         )
+        verdict = await asked if inspect.isawaitable(asked) else asked
         outcome = "undefined" if not verdict.defined else "differs" if verdict.wrong else "agrees"
         self.metrics.compared(task_name, source, outcome)
         await self.observe(

@@ -91,7 +91,7 @@ class MarkRouter:
         return FixedDecision(how="unknown", reasons=("no task has its mark in it",))
 
     def route(self, task_name: str) -> Route | None:
-        return next((r for r in self.snapshot.routes if r.name == task_name), None)
+        return next((r for r in self.snapshot.routes if task_name in (r.name, r.task_id)), None)
 
 
 def _decision(route: Route) -> FixedDecision:

@@ -43,6 +43,7 @@ class Follower:
         self._router: Router | None = None
         self._where: Mapping[str, str] = {}
         self._places: Mapping[str, Place] = {}
+        self._digests: Mapping[str, str] = {}
         self._token = ""
         self._task: asyncio.Task[None] | None = None
         #: why the actor does not answer; empty when it does
@@ -62,6 +63,11 @@ class Follower:
         """Application -> where its replicas run."""
         return self._places
 
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Version key -> digest of its files."""
+        return self._digests
+
     def take_update(self, update: Mapping[str, Any]) -> None:
         """As `take`, with an update as it crosses processes."""
         places = {name: Place(**place) for name, place in update["places"].items()}
@@ -78,7 +84,8 @@ class Follower:
         if self._router is not None and snapshot.epoch < self._router.snapshot.epoch:
             return
         if self._router is None or snapshot != self._router.snapshot:
-            self._router = Router(snapshot)
+            self._router = Router(snapshot, before=self._router)
+            self._digests = {p.key: p.sha256 for route in snapshot.routes for p in route.performers}
         # assignments without an await between them: no call sees a half
         self._where = dict(where)
         self._places = dict(places)

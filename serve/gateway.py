@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from shoal.agents.feedback.version_events import version_events
 from shoal.agents.registry.keys import SqlKeys
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import NAMESPACE, PLANS_GROUP, ROUTER_NAME
@@ -56,7 +58,7 @@ class Gateway:
         self._config = Config.model_validate(config)
         self._registry = SqlRegistry(self._home.database)
         self._actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
-        self._learning = RemoteLearning(self._actors, self._registry)
+        self._learning = RemoteLearning(self._actors, self._registry, sender=f"gateway-{uuid.uuid4().hex}")
         self._auth = Authenticator(
             SqlKeys(self._registry),
             clock=SystemClock(),
@@ -71,6 +73,7 @@ class Gateway:
             fetch=self._fetch,
             observe=self._observe,
             charge=self._auth.charge,
+            actors=self._actors,
             plans=RemotePlans(self._ask_plans),
         )
         self._site.follower.take(*await asyncio.to_thread(first_snapshot, self._registry, self._config))
@@ -91,11 +94,13 @@ class Gateway:
             max_body_bytes=self._config.serve.max_body_bytes,
             apply=self._apply_placement,
             learning=self._learning,
+            history=functools.partial(version_events, self._registry),
         )
 
     async def __del__(self) -> None:
         await self._grpc.stop()
         await self._site.close()
+        await self._learning.close()
         await self._auth.close()
         self._registry.close()
 

@@ -34,6 +34,7 @@ from shoal.serve.call import Scope as KeyScope
 from shoal.serve.feedback import read_feedback
 from shoal.serve.http_learning import LearningControl, LearningRoutes
 from shoal.serve.http_plans import PlanRoutes
+from shoal.serve.http_versions import VersionHistory, VersionRoutes
 from shoal.serve.jsontext import read_json, write_json
 from shoal.serve.service import ChatService
 from shoal.serve.status import error_object, internal_error, status_of
@@ -59,6 +60,7 @@ def build_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     apply: Apply = _nothing_to_place,
     learning: LearningControl | None = None,
+    history: VersionHistory | None = None,
 ) -> FastAPI:
     """The ASGI application of one gateway replica. Make it in the process that serves it."""
     app = FastAPI(
@@ -78,6 +80,8 @@ def build_app(
     plans.add_to(app)
     if learning is not None:
         LearningRoutes(learning, api.let_in, api.json).add_to(app)
+    if history is not None:
+        VersionRoutes(history, api.let_in).add_to(app)
     app.add_api_route("/v1/placement/apply", api.apply_placement, methods=["POST"])
     app.add_api_route("/healthz", api.healthz, methods=["GET"])
     app.add_api_route("/readyz", api.readyz, methods=["GET"])
@@ -142,7 +146,9 @@ class _Api:
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format, of this replica."""
         await self.let_in(request, "chat")
-        return Response(self._service.metrics.render(), media_type=metrics.CONTENT_TYPE)
+        # beside the loop: some of it is read from the database
+        page = await asyncio.to_thread(self._service.metrics.render)
+        return Response(page, media_type=metrics.CONTENT_TYPE)
 
     async def let_in(self, request: Request, scope: KeyScope) -> Caller:
         client, headers = request.client, request.headers

@@ -1,19 +1,22 @@
-"""Whether a specialist's answer is wrong where the generalist said something else: the task's loss, with the version's own slots.
+"""Whether a specialist's answer is wrong where the generalist said something else: the task's loss, as its version was calibrated by.
 
 Owns the reading of a version's slot rules, which say what a text must carry over from its prompt. Without them no loss is
-defined for a text, and it is counted neither for nor against its version.
+defined for a text, and it is counted neither for nor against its version. A version that a judge model calibrated is judged by that
+model, or not at all.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shoal.agents.contract.loss import Judgement, judge
+from shoal.agents.contract.loss import NO_LOSS, Judgement, judge
 from shoal.agents.learning.folder import CARD, file_sha256
+from shoal.agents.learning.judge_loss import judge_pair
+from shoal.agents.learning.second_opinions import Adviser
 from shoal.agents.learning.slots import SlotRules
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.traces.chat import Answer, ChatRequest
@@ -32,6 +35,7 @@ def judge_plainly(
     reference: Answer,
     *,
     calls: Sequence[Mapping[str, Any]] = (),
+    private: bool = False,
 ) -> Judgement:
     """The task's loss without slots: undefined for texts."""
     return judge(
@@ -49,11 +53,14 @@ class SlotJudge:
 
     Args:
         folder_of: the folder of a version, by its key; None where it is not on this machine.
+        model: the judge model, for versions that it calibrated; None where there is none.
     """
 
-    def __init__(self, folder_of: Callable[[str], Path | None]) -> None:
+    def __init__(self, folder_of: Callable[[str], Path | None], model: Adviser | None = None) -> None:
         self._folder_of = folder_of
+        self._model = model
         self._rules: dict[str, SlotRules | None] = {}
+        self._judged: dict[str, bool] = {}
 
     def __call__(
         self,
@@ -64,7 +71,12 @@ class SlotJudge:
         reference: Answer,
         *,
         calls: Sequence[Mapping[str, Any]] = (),
-    ) -> Judgement:
+        private: bool = False,
+    ) -> Judgement | Awaitable[Judgement]:
+        if not calls and not reference.tool_calls and self._is_judged(version_key):
+            if self._model is None or not self._model.may_see(private):
+                return Judgement(wrong=False, reasons=(NO_LOSS,), defined=False)
+            return self._ask(self._model, request, said, reference.content or "")
         slots = self._rules_of(version_key) if kind is OutputKind.TEXT else None
         expected = reference.content or ""
         return judge(
@@ -76,6 +88,21 @@ class SlotJudge:
             given_tool_calls=calls,
             slots=slots,
         )
+
+    async def _ask(self, model: Adviser, request: ChatRequest, said: str, expected: str) -> Judgement:
+        async with model.open() as opened:
+            return await judge_pair(opened, request, said, expected)
+
+    def _is_judged(self, version_key: str) -> bool:
+        if version_key not in self._judged:
+            folder = self._folder_of(version_key)
+            try:
+                card = {} if folder is None else json.loads((folder / CARD).read_text(encoding="utf-8"))
+                self._judged[version_key] = bool(card.get("evidence", {}).get("judged"))
+            except (OSError, ValueError, AttributeError) as error:
+                log.warning("the card of %s cannot be read: %s", version_key, error)
+                self._judged[version_key] = False
+        return self._judged[version_key]
 
     def _rules_of(self, version_key: str) -> SlotRules | None:
         if version_key not in self._rules:

@@ -7,10 +7,8 @@ has is safe; the run then waits for another process, which goes on from there, u
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -22,25 +20,15 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.config import Config
 from shoal.errors import ShoalError
 from shoal.home import Home
+from shoal.serve.priority import keep_to_one_core, lowest_priority
 
 log = logging.getLogger("shoal.learning")
 
 
-def yield_to_everything() -> None:
-    """Give this process and its threads the lowest priority that the system has, and one core: the last of those that it may use."""
-    with contextlib.suppress(OSError):
-        os.nice(19)
-    if hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        for policy in (os.SCHED_IDLE, os.SCHED_BATCH):
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(0, policy, os.sched_param(0))
-                break
-
-
 def main() -> int:
-    yield_to_everything()  # before anything large is loaded
+    # before anything large is loaded
+    lowest_priority()
+    keep_to_one_core()
     told_to_end: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told_to_end.append(number))
     logging.basicConfig(
@@ -86,6 +74,7 @@ def main() -> int:
 def _learn(
     home: Home, config: Config, registry: Any, tasks: tuple[str, ...], told_to_end: list[int]
 ) -> dict[str, Any]:
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.agents.learning.learn import learn
     from shoal.agents.ports import EngineLoader
     from shoal.agents.traces.compactor import compact
@@ -94,25 +83,29 @@ def _learn(
     from shoal.nodes.spool import SystemClock
     from shoal.serve.advisers import second_opinions
     from shoal.serve.engines import load
+    from shoal.serve.training import training
 
     store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
     # read first: what it is about may still be in the spool, and is readable after
     feedback = registry.feedback()
     compact(home, load_or_create_key(home.key), store)
     loader: EngineLoader = load
-    report: Mapping[str, Any] = learn(
-        store=store,
-        registry=registry,
-        home=home,
-        config=config,
-        clock=SystemClock(),
-        loader=loader,
-        tasks=tasks or None,
-        feedback=feedback,
-        progress=_say,
-        stopped=lambda: bool(told_to_end),
-        opinions=second_opinions(config),
-    ).to_dict()
+    with training(home, config) as executor:
+        report: Mapping[str, Any] = learn(
+            store=store,
+            registry=registry,
+            home=home,
+            config=config,
+            clock=SystemClock(),
+            loader=loader,
+            tasks=tasks or None,
+            feedback=feedback,
+            progress=_say,
+            stopped=lambda: bool(told_to_end),
+            opinions=second_opinions(config),
+            executor=executor,
+            spend=SqlExpenses(registry.database).add,
+        ).to_dict()
     return dict(json.loads(json.dumps(report, default=str)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,34 @@ def folder_mb(folder: Path) -> float:
 
 
 def host_needs(placement: PlacementConfig) -> Needs:
-    """What a node's shared host asks for. It does not depend on what it holds: a change of options restarts its replica."""
+    """What a node's shared host asks for, beyond what adapters of a base add; see `host_asks`. It does not depend on what else it holds: a
+    change of options restarts its replica."""
     return Needs(cpus=placement.cpus_per_replica, gpus=placement.gpus_per_replica, memory_mb=BASE_MEMORY_MB)
 
 
 def demand_of(version: Version, name: str, placement: PlacementConfig, size_mb: float) -> Demand:
     """What a version asks for.
 
-    Small versions share a host unless they need more of a GPU than it has. Raises ConfigError where the version's card is wrong.
+    Small versions share a host unless they need more of a GPU than it has; adapters of one base share a host of their own, whatever the size
+    of the base, which it holds once. Raises ConfigError where the version's card is wrong.
     """
     shared = host_needs(placement)
     own = parse_needs(version.needs, Needs(cpus=shared.cpus, gpus=shared.gpus, tier=placement.tier))
     if "memory_mb" not in version.needs:
         own = Needs(cpus=own.cpus, gpus=own.gpus, memory_mb=BASE_MEMORY_MB + 2 * size_mb, tier=own.tier)
+    base, base_mb = str(version.needs.get("base") or ""), 0.0
+    # an adapter is small beside its base, whatever its size
+    small = (bool(base) or size_mb < placement.host_below_mb) and own.gpus <= shared.gpus
+    if base and small:
+        # measured with the base in the process, and without the adapter
+        base_mb, own = own.memory_mb, replace(own, memory_mb=size_mb)
     return Demand(
         key=version.key,
         name=name,
         needs=own,
-        small=size_mb < placement.host_below_mb and own.gpus <= shared.gpus,
+        small=small,
+        base=base if small else "",
+        base_mb=base_mb,
         private=bool(version.needs.get("private")),
         why_tier=str(version.needs.get("why_tier") or ""),
     )

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -141,7 +142,7 @@ class PlanHost:
         registry = SqlRegistry(self._home.database)
         self._auth = Authenticator(SqlKeys(registry), clock=clock)
         actors = Actors(functools.partial(ray.get_actor, namespace=NAMESPACE))
-        self._learning = RemoteLearning(actors, registry)
+        self._learning = RemoteLearning(actors, registry, sender=f"router-{uuid.uuid4().hex}")
         self._site = SiteService(
             self._home,
             self._config,
@@ -150,6 +151,7 @@ class PlanHost:
             fetch=_nothing_newer,
             observe=self._observe,
             charge=self._auth.charge,
+            actors=actors,
         )
         performer = ServicePerformer(
             self._site.service, read_tools(self._config), RayTools(), self._specialists, admit=self._admit

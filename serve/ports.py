@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from shoal.agents.contract.loss import Judgement
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import OutputKind
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
@@ -109,8 +110,14 @@ class Judge(Protocol):
         reference: Answer,
         *,
         calls: Sequence[Mapping[str, Any]] = (),
-    ) -> Judgement:
-        """`said`, `calls`: the text and the function calls of the specialist's answer."""
+        private: bool = False,
+    ) -> Judgement | Awaitable[Judgement]:
+        """The verdict, to be awaited where somebody has to be asked for it.
+
+        Args:
+            said, calls: the text and the function calls of the specialist's answer.
+            private: the call is `local-only`.
+        """
         ...
 
 
@@ -143,6 +150,29 @@ class ComparisonMade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputsSeen:
+    """A version was asked a few times: how sure it was, and nothing of what was said.
+
+    Attributes:
+        bins: of its confidences where the router chose it, in the order of the calls (`agents/contract/drift.py`).
+        given: how many of its answers were sure enough for its contract and went to clients, also where they named it.
+        key: unique; ties of the test are broken by it.
+        since: when the first of the calls came, seconds since the epoch; `at`: when the last was answered.
+    """
+
+    version_key: str
+    bins: tuple[int, ...]
+    given: int
+    key: str
+    since: float
+    at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with `type`: msgpack takes it as it is."""
+        return {"type": "inputs", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackGiven:
     """A client's verdict on an answer that it got.
 
@@ -165,9 +195,12 @@ class FeedbackGiven:
         return {"type": "feedback", **asdict(self)}
 
 
-Observation: TypeAlias = ComparisonMade | FeedbackGiven
+Observation: TypeAlias = ComparisonMade | InputsSeen | FeedbackGiven
 
-#: takes an event to the feedback actor. For feedback its return means: kept. May raise; comparisons are then dropped.
+#: notes what was spent beside a call; returns at once
+Spend: TypeAlias = Callable[[Expense], None]
+
+#: takes an event to the feedback actor. For feedback its return means: kept. May raise; other events are then dropped.
 Observe: TypeAlias = Callable[[Observation], Awaitable[None]]
 
 #: why the gateway is not ready yet; empty when it is

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import ipaddress
 import random
+import re
 import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,9 @@ from shoal.errors import SiteError
 SITE_VARIABLE = "SHOAL_SITE_ID"
 #: above the ports of Ray's workers (10002 to 19999), below those of Serve's replicas (30000 on) and of outgoing connections
 _OWN_PORTS = range(20_000, 30_000)
+
+
+_METHOD = re.compile(r"(?:\.[a-z_]\w*)?(?:\(\))?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +144,11 @@ def _memory(process: psutil.Process) -> int:
 
 
 def _shown_name(process: psutil.Process) -> str:
-    """Ray writes an actor's name over its command line; other processes are known by their program."""
+    """Ray writes an actor's name over its command line, with what it does; other processes are known by their program."""
     words = process.cmdline()
     first = words[0] if words else process.name()
     if first.startswith("ray::"):
-        return first.removeprefix("ray::")
+        return _METHOD.sub("", first.removeprefix("ray::").removeprefix("ServeReplica:"))
     script = next((w for w in words[1:3] if w.endswith(".py") or w.startswith(("ray.", "shoal."))), "")
     return (script or first).rpartition("/")[2]
 

@@ -16,13 +16,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from shoal.agents.contract.break_even import CORE_HOUR_USD, Price
+from shoal.agents.contract.break_even import Price
+from shoal.agents.feedback.audit_view import AuditView
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Engine, Registry, TraceStore
 from shoal.agents.registry.records import Task, TaskId, Version, VersionState
 from shoal.agents.routing.snapshot import LIVE_STATES
+from shoal.config import Config
 from shoal.errors import UsageError
 from shoal.home import Home
 from shoal.serve import report_svg
+from shoal.serve.money import Books, make_books
 from shoal.serve.report_evidence import CallRef, read_calls
 from shoal.serve.report_map import draw_map
 from shoal.serve.report_tasks import Shown, answered_by, task_view, when
@@ -33,8 +37,11 @@ __all__ = ["Price", "Report", "gather", "render", "write_report"]
 
 #: makes a version answer; raises CorruptModel where its folder is not what its card says
 Load = Callable[[Version], Engine]
+#: what was seen of a version since it is asked
+Audit = Callable[[Version], AuditView]
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _MOST_MODELS = 12
+_DEFAULTS = Config()
 
 
 def gather(
@@ -44,15 +51,19 @@ def gather(
     *,
     price: Price | None,
     now: float,
-    core_hour_usd: float = CORE_HOUR_USD,
+    config: Config = _DEFAULTS,
+    expenses: Sequence[Expense] = (),
     load: Load | None = None,
+    audit: Audit | None = None,
 ) -> Report:
     """Read registry and traces into what the page says. Every trace is read once.
 
     Args:
         now: seconds since the epoch.
-        core_hour_usd: what an hour of one core costs.
+        config: what machines cost, and what decides where a task is best done.
+        expenses: what was spent beside the calls.
         load: asks specialists what they say to the calls that their evidence points to; left out where None.
+        audit: how a version's audit stands; left out where None.
     """
     tasks = [task for task in registry.tasks() if not task.match.get("retired")]
     versions: dict[TaskId, list[Version]] = {}
@@ -79,14 +90,33 @@ def gather(
                 cost_share=tally.cost(price) / all_cost,
                 calls_per_day=read.per_day(tally.calls),
                 price=price,
-                core_hour_usd=core_hour_usd,
+                core_hour_usd=config.learning.core_hour_usd,
                 refs=refs,
                 picked=read.picked,
                 answers=answers,
                 fault=fault,
+                audit=None if audit is None or answering is None else audit(answering),
             )
         )
-    return _report(home, views, read, price=price, core_hour_usd=core_hour_usd, now=now, all_cost=all_cost)
+    books = make_books(
+        home,
+        read.ledger,
+        tasks=tasks,
+        versions=[v for own in versions.values() for v in own],
+        expenses=expenses,
+        config=config,
+        price=price,
+    )
+    return _report(
+        home,
+        views,
+        read,
+        price=price,
+        core_hour_usd=config.learning.core_hour_usd,
+        now=now,
+        all_cost=all_cost,
+        books=books,
+    )
 
 
 def _report(
@@ -98,6 +128,7 @@ def _report(
     core_hour_usd: float,
     now: float,
     all_cost: float,
+    books: Books,
 ) -> Report:
     total = read.total
     passed = [v for v in views if v.verdict == "specialist"]
@@ -116,8 +147,9 @@ def _report(
         served_share=total.by_specialist / total.calls if total.calls else 0.0,
         could_share=sum(v.moves * v.calls for v in passed) / total.calls if total.calls else 0.0,
         could_cost_share=moved_cost / whole_cost if total.calls else 0.0,
-        spent_usd=None if price is None else price.of(total.generalist_in, total.generalist_out),
-        saved_usd=None if price is None else price.of(total.specialist_in, total.specialist_out),
+        spent_usd=books.accounts.total.paid_usd,
+        saved_usd=books.accounts.total.saved_usd,
+        books=books,
         could_save_usd=None if price is None else moved_cost - running,
         learning_usd=sum(v.money.even.learning_usd for v in views if v.money is not None),
         core_hour_usd=core_hour_usd,
@@ -183,8 +215,10 @@ def write_report(
     *,
     price: Price | None = None,
     now: float | None = None,
-    core_hour_usd: float = CORE_HOUR_USD,
+    config: Config = _DEFAULTS,
+    expenses: Sequence[Expense] = (),
     load: Load | None = None,
+    audit: Audit | None = None,
 ) -> Report:
     """Write the page to `out`, whole or not at all; returns what it says.
 
@@ -197,8 +231,10 @@ def write_report(
         store,
         price=price,
         now=datetime.now(UTC).timestamp() if now is None else now,
-        core_hour_usd=core_hour_usd,
+        config=config,
+        expenses=expenses,
         load=load,
+        audit=audit,
     )
     page = render(report)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shoal.agents.contract.break_even import Price, TaskCost, break_even
+from shoal.agents.feedback.audit_view import AuditView
 from shoal.agents.learning.folder import verify
 from shoal.agents.learning.model_card import card_text, version_facts
 from shoal.agents.ports import Engine
@@ -58,6 +59,7 @@ def task_view(
     picked: Mapping[str, Trace],
     answers: Mapping[str, str],
     fault: str,
+    audit: AuditView | None,
 ) -> TaskView:
     """What the page says of a task.
 
@@ -65,6 +67,7 @@ def task_view(
         refs: ids of the calls to show, by `wrong`, `unsure` and `right`; those not in `picked` are gone and left out.
         answers: what the specialist says to them, by id.
         fault: why its model cannot be used; empty where it can.
+        audit: of the version; None where nobody looked.
     """
     task, version, tally = shown.task, shown.version, shown.tally
     evidence = version.evidence if version is not None else {}
@@ -101,6 +104,7 @@ def task_view(
         fields=read_fields(evidence),
         versions=[_version_view(v) for v in reversed(shown.versions)],
         money=_money(version, tally, moves, calls_per_day, price, core_hour_usd),
+        audit=None if audit is None or audit.is_empty else audit,
         card=card,
         fault=fault or card_fault,
         examples=[_example(trace) for trace in tally.examples],

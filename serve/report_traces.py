@@ -9,10 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from shoal.agents.contract.break_even import Price
+from shoal.agents.feedback.ledger import Ledger
+from shoal.agents.feedback.ledger_reading import TaskFinder
 from shoal.agents.learning.volume import tokens_of_trace
 from shoal.agents.ports import TraceStore
 from shoal.agents.registry.records import Task, TaskId
-from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.traces.trace import Trace, TraceId
 
 _EXAMPLES_PER_TASK = 3
@@ -76,6 +77,7 @@ class Readings:
     last: float = -math.inf
     sample: list[tuple[str, TaskId | None]] = field(default_factory=list)
     picked: dict[str, Trace] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
 
     def per_day(self, calls: int) -> float | None:
         """Calls a day; None where the log spans less than an hour."""
@@ -85,7 +87,7 @@ class Readings:
 
 def read_traces(store: TraceStore, tasks: Sequence[Task], wanted: Collection[str]) -> Readings:
     """All traces, each read once. `wanted`: ids to be kept whole."""
-    matcher = Matcher([(task.id, task) for task in tasks])
+    task_of = TaskFinder(tasks)
     rngs = {task.id: random.Random(str(task.id)) for task in tasks}
     draw = random.Random(0)
     out = Readings()
@@ -95,9 +97,8 @@ def read_traces(store: TraceStore, tasks: Sequence[Task], wanted: Collection[str
         said_by = trace.served_by or str(trace.response.get("model") or "not recorded")
         out.models[said_by, str(trace.response.get("system_fingerprint") or "")[:80]] += 1
         request = trace.chat
-        task_id = matcher.match(request).task_id
-        if task_id not in rngs:
-            task_id = None
+        task_id = task_of(trace)
+        out.ledger.add(trace, task_id)
         if task_id is not None:
             out.tallies.setdefault(task_id, Tally()).add(trace, rngs[task_id])
         text = f"{request.system_text[:_SAMPLE_CHARS]}\n{request.last_user_text[:_SAMPLE_CHARS]}"

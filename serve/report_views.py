@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.agents.contract.break_even import BreakEven, Price
+from shoal.agents.feedback.audit_view import AuditView
+from shoal.serve.money import Books
 from shoal.serve.report_evidence import CandidateView, FigureView, PairView
 from shoal.serve.report_map import MapView
 from shoal.serve.report_svg import CurvePoint
@@ -60,6 +62,7 @@ class TaskView:
         tone: how it is coloured: `serving`, `ready`, `stays` or `idle`.
         share, cost_share: of all calls; of the tokens' price (of the tokens, without a price).
         moves: share of its calls that its specialist answers, or would; 0 where it has none.
+        audit: what was seen of its specialist since it is asked; None where there is none, or nothing was.
         tokens_estimated: whether its tokens are an estimate.
     """
 
@@ -89,6 +92,7 @@ class TaskView:
     fields: Sequence[FigureView]
     versions: Sequence[VersionView]
     money: MoneyView | None
+    audit: AuditView | None
     card: str
     fault: str
     examples: Sequence[ExampleView]
@@ -133,6 +137,7 @@ class Report:
     models: Sequence[tuple[str, str, int]]
     tasks: Sequence[TaskView]
     map: MapView | None
+    books: Books
 
     @property
     def with_specialist(self) -> int:

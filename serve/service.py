@@ -6,14 +6,15 @@ and everything that it needs is handed in.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Clock, Generalist
-from shoal.agents.registry.records import VersionState
 from shoal.agents.traces.chat import Answer, ChatRequest, Delta, Privacy, Usage
 from shoal.agents.traces.tokens import estimate_usage, usage_of
 from shoal.agents.traces.trace import TraceId
@@ -24,15 +25,17 @@ from shoal.errors import (
     PrivacyViolation,
     ShoalError,
 )
-from shoal.serve.agent_calls import PREFIX, is_agent
+from shoal.serve.agent_calls import is_agent
 from shoal.serve.asking import Asking
 from shoal.serve.background import Background
 from shoal.serve.call import NO_CONTEXT, Call, CallContext, Caller, Served, with_conversation
 from shoal.serve.collect import Collector, call_pieces, text_pieces
 from shoal.serve.comparisons import Comparisons
 from shoal.serve.feedback import FeedbackBody
+from shoal.serve.inputs import Inputs
 from shoal.serve.judging import judge_plainly
 from shoal.serve.metrics import Metrics
+from shoal.serve.model_list import model_objects, named
 from shoal.serve.ports import (
     FeedbackGiven,
     Judge,
@@ -43,6 +46,7 @@ from shoal.serve.ports import (
     Routing,
     RunAsked,
     SpecialistClient,
+    Spend,
     Unready,
 )
 from shoal.serve.settings import BACKGROUND_LIMIT, ServiceSettings
@@ -54,6 +58,10 @@ def _nothing() -> Sequence[str]:
 
 
 def _let_in() -> None:
+    return None
+
+
+def _note_nothing(expense: Expense) -> None:
     return None
 
 
@@ -73,6 +81,7 @@ class ChatService:
         ids: a new trace id; unique and fit for a URL.
         admit: raises StorageFull where a record would have no room, before anybody is asked.
         charge: counts USD against a key.
+        spend: notes what audits and shadows cost; they are nobody's key's.
         unready: why the gateway is not ready; empty when it is.
         judge: the task's loss; the default leaves texts undefined.
         chance: uniform in [0, 1); picks the calls that are audited.
@@ -96,6 +105,7 @@ class ChatService:
         judge: Judge = judge_plainly,
         admit: Callable[[], None] = _let_in,
         charge: Callable[[str, float], None] = _charge_nobody,
+        spend: Spend = _note_nothing,
         unready: Unready = _nothing,
         chance: Callable[[], float] = random.random,
         background_limit: int = BACKGROUND_LIMIT,
@@ -117,6 +127,7 @@ class ChatService:
         self._charge = charge
         self._unready = unready
         self.background = Background(background_limit)
+        self._inputs = Inputs(observe, clock, self.background.start)
         self._asking = Asking(
             generalist=generalist,
             specialists=specialists,
@@ -124,11 +135,13 @@ class ChatService:
             clock=clock,
             settings=self._settings,
             metrics=self.metrics,
+            router=router,
         )
         self._comparisons = Comparisons(
             generalist=generalist,
             specialists=specialists,
             observe=observe,
+            spend=spend,
             judge=judge,
             clock=clock,
             chance=chance,
@@ -232,32 +245,14 @@ class ChatService:
 
     async def models(self) -> list[dict[str, Any]]:
         """OpenAI's model objects: what `model` may be, right now."""
-        found = [("auto", "shoal")]
-        if self._generalist is not None:
-            found += [("generalist", "shoal"), (self._generalist.model, "generalist")]
+        generalist = None if self._generalist is None else self._generalist.model
         router = self._router()
-        if router is not None:
-            live = (VersionState.SERVING, VersionState.CANARY)
-            found += [
-                (f"specialist/{route.name}", "shoal")
-                for route in router.snapshot.routes
-                if any(performer.state in live for performer in route.performers)
-            ]
-        if self._plans is not None:
-            found += [(f"{PREFIX}{name}", "shoal") for name in await self._plans.names()]
-        names = dict(found)
-        return [
-            {"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in names.items()
-        ]
+        plans = () if self._plans is None else await self._plans.names()
+        return model_objects(generalist, None if router is None else router.snapshot, plans)
 
     async def model(self, name: str) -> dict[str, Any]:
         """One of `models`. Raises NotFound."""
-        for model in await self.models():
-            if model["id"] == name:
-                return model
-        raise NotFound(
-            f"There is no model {name!r} here.", remedy="GET /v1/models lists them.", param="model"
-        )
+        return named(name, await self.models())
 
     def unready(self) -> list[str]:
         """Why the gateway should get no calls yet; empty when it should."""
@@ -268,6 +263,8 @@ class ChatService:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
+        with contextlib.suppress(ShoalError):
+            await self._inputs.close()
         await self.background.close()
 
     # -- deciding -----------------------------------------------------------------------------------------
@@ -372,14 +369,24 @@ class ChatService:
         )
         performer = answer.model.partition("@")[0] if by_specialist or call.run_id else "generalist"
         self.metrics.answered(performer, now - call.started, usage.prompt_tokens, usage.completion_tokens)
-        if cost:
-            self.metrics.spent(cost)
-            self._charge(call.caller.id, cost)
+        self._count_money(call, usage, cost, by_specialist=by_specialist)
         if incomplete:
             self.metrics.incomplete(incomplete)
         else:
+            self._inputs.note(call, given=by_specialist)
             self._comparisons.follow_up(call, answer)
         return cost
+
+    def _count_money(self, call: Call, usage: Usage, cost: float | None, *, by_specialist: bool) -> None:
+        task = "" if call.decision is None else call.decision.task_name or ""
+        if call.said is not None and call.said.effort is not None:
+            self.metrics.computed(task, call.said.effort.compute_ms / 1000)
+        if by_specialist:
+            self.metrics.avoided(task, self._settings.cost_usd(usage))
+        elif cost is not None and not call.run_id:
+            self.metrics.spent(cost, "answers")
+            if cost:
+                self._charge(call.caller.id, cost)
 
     def _note_first_token(self, call: Call) -> None:
         call.first_token = self._clock.monotonic()

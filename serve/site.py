@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +24,7 @@ from shoal.errors import ConfigError, Conflict, SiteError, UsageError
 from shoal.home import Home
 from shoal.nodes.identity import TIERS, node_identity
 from shoal.nodes.site_key import load_or_create_key
+from shoal.serve.bring_up_process import Step, run_bring_up
 from shoal.serve.probe import ANSWERS, READY, reachability, readiness
 from shoal.serve.processes import drain, end, find, marks, require_free_port, site_processes
 from shoal.serve.ray_local import (
@@ -40,12 +37,9 @@ from shoal.serve.ray_local import (
 )
 from shoal.serve.site_record import SiteRecord, read_record, write_record
 
-_BRING_UP_TIMEOUT_S = 240
 _DRAIN_S = 1.5
 _STOP_GRACE_S = 0.4
 _MOST_NODES = 8
-
-Step = Callable[[str], None]
 
 #: what Ray and HAProxy say where a listener's port is taken
 _LOST_PORT = ("start their listeners", "ddress already in use", "killed by `ray.kill`")
@@ -90,6 +84,8 @@ def start_site(
     """
     nodes = checked_nodes(nodes or {}, joins=address is not None)
     home.create()
+    if config.storage.database is not None:
+        home.use_database(config.storage.database)
     began = time.monotonic()
     with _only_one(home):
         existing = read_record(home.site)
@@ -300,59 +296,7 @@ def _bring_up(
         "ray": None if local is None else asdict(local),
     }
     environment = dict(os.environ) if local is None else site_environment(local, os.environ)
-    return _run(job, environment, home, on_step)
-
-
-def _run(job: Mapping[str, Any], environment: Mapping[str, str], home: Home, on_step: Step) -> dict[str, Any]:
-    """Run `bring_up` and follow its lines. Its standard error goes to the log."""
-    log = home.logs / "bring-up.log"
-    answer: dict[str, Any] = {}
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "shoal.serve.bring_up"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=dict(environment),
-            text=True,
-        )
-        watchdog = threading.Timer(_BRING_UP_TIMEOUT_S, process.kill)
-        watchdog.start()
-        try:
-            if process.stdin is None or process.stdout is None:
-                raise SiteError("The pipes to the start-up program are missing.")
-            with process.stdin as pipe:
-                json.dump(job, pipe, default=str)
-            for line in process.stdout:
-                answer.update(_read_line(line, on_step))
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            watchdog.cancel()
-    if "error" in answer:
-        raise SiteError(answer["error"]["message"], remedy=answer["error"]["remedy"])
-    if "done" not in answer:
-        raise SiteError(
-            f"The start-up program ended without an answer (exit code {process.returncode}).",
-            remedy=f"See {log}.",
-        )
-    done: dict[str, Any] = answer["done"]
-    return done
-
-
-def _read_line(line: str, on_step: Step) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return {}  # a library that prints
-    if not isinstance(said, dict):
-        return {}
-    if "step" in said:
-        on_step(str(said["step"]))
-    return {name: said[name] for name in ("done", "error") if name in said}
+    return run_bring_up(job, environment, home, on_step)
 
 
 def _stop(home: Home, record: SiteRecord) -> None:
@@ -364,7 +308,7 @@ def _stop(home: Home, record: SiteRecord) -> None:
                 "address": record.address,
                 "owns_serve": record.owns_serve,
             }
-            _run(job, os.environ, home, _silent)
+            run_bring_up(job, os.environ, home, _silent)
     else:
         _stop_local(record)
     for path in (home.site, home.router_status, home.placement_status, home.feedback_status, home.ray_token):

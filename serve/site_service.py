@@ -7,6 +7,7 @@ loop. What is decided, asked and answered is in `service.py`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import shutil
 import time
@@ -14,21 +15,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shoal.agents.feedback.audit_view import AuditView, audit_of
+from shoal.agents.feedback.expenses import SqlExpenses
 from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.router_actor import ROUTER_NAME
+from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
-from shoal.errors import StorageFull
+from shoal.errors import ShoalError, StorageFull
 from shoal.home import Home
 from shoal.nodes.identity import node_identity
 from shoal.nodes.site_key import load_or_create_key
 from shoal.nodes.spool import SpoolWriter, SystemClock
+from shoal.serve.advisers import second_opinions
 from shoal.serve.deployer import ServeHandle
+from shoal.serve.expense_book import ExpenseBook
 from shoal.serve.follower import Fetch, Follower
 from shoal.serve.generalist import OpenAIGeneralist
 from shoal.serve.judging import SlotJudge
+from shoal.serve.metrics import Metrics
 from shoal.serve.placing import last_placement
 from shoal.serve.ports import Observe, Place, Plans
 from shoal.serve.service import ChatService
@@ -97,6 +104,7 @@ class SiteService:
         writer: begins the name of the process's spool files.
         fetch: asks the router actor for what is newer.
         observe, charge, plans: see `ChatService`.
+        actors: finds the router actor, which is told of replicas that serve another version than they should.
     """
 
     def __init__(
@@ -109,10 +117,12 @@ class SiteService:
         fetch: Fetch,
         observe: Observe,
         charge: Callable[[str, float], None],
+        actors: Actors,
         plans: Plans | None = None,
     ) -> None:
         self._home = home
         self._registry = registry
+        self._actors = actors
         clock = SystemClock()
         self._spool = SpoolWriter(
             home.spool,
@@ -121,10 +131,16 @@ class SiteService:
             min_free_bytes=int(config.storage.min_free_mb * (1 << 20)),
         )
         self._specialists = RemoteSpecialists(
-            ServeHandle, lambda: self.follower.where, clock, lambda: self.follower.places
+            ServeHandle,
+            lambda: self.follower.where,
+            clock,
+            lambda: self.follower.places,
+            lambda: self.follower.digests,
+            self._tell_wrong_version,
         )
         self.follower = Follower(fetch, self._specialists.expect)
         self._generalist = make_generalist(config)
+        self._expenses = ExpenseBook(SqlExpenses(registry.database).add)
         here = this_place()
         identity = node_identity()
         self.service = ChatService(
@@ -138,19 +154,41 @@ class SiteService:
             node=here.node or identity.name,
             tier=here.tier or identity.tier,
             settings=ServiceSettings.from_config(config),
-            judge=SlotJudge(self._folder_of),
+            judge=SlotJudge(self._folder_of, second_opinions(config, ask_twice=0).loss),
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,
             charge=charge,
+            spend=self._expenses.add,
             plans=plans,
+            metrics=Metrics(audits=self._audits),
         )
 
     async def close(self) -> None:
         await self.follower.close()
         self._specialists.close()
         await self.service.close()
+        await self._expenses.close()
         if self._generalist is not None:
             await self._generalist.close()
         self._spool.close()
+
+    def _audits(self) -> dict[str, AuditView]:
+        """Of the versions that are asked. A database that does not answer has none to show."""
+        try:
+            names = {task.id: task.name for task in self._registry.tasks()}
+            return {
+                f"{names[v.task_id]}@{v.number}": audit_of(v, self._registry.evidence(v.key))
+                for v in self._registry.versions()
+                if v.state in LIVE_STATES and v.task_id in names
+            }
+        except ShoalError:
+            return {}
+
+    def _tell_wrong_version(self, version_key: str, why: str) -> None:
+        self.service.background.start(functools.partial(self._tell_router, version_key, why))
+
+    async def _tell_router(self, version_key: str, why: str) -> None:
+        router = await self._actors.get(ROUTER_NAME)
+        await router.wrong_version.remote(version_key, why)
 
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from shoal.agents.curation.recognition import recognition_of
@@ -22,7 +23,7 @@ _ROUTER_SILENT_S = 5.0
 
 
 def site_status(home: Home, config: Config) -> dict[str, Any]:
-    """Plain data for people and machines: `up`, `site`, `router`, `feedback`, `nodes`, `placement`, `versions`, `traces`, `processes`, `listeners`, `exposed`.
+    """Plain data for people and machines: `up`, `site`, `router`, `feedback`, `nodes`, `placement`, `versions`, `money`, `traces`, `processes`, `listeners`, `exposed`.
 
     `exposed` are the listeners that other machines can reach, by address.
     """
@@ -38,6 +39,7 @@ def site_status(home: Home, config: Config) -> dict[str, Any]:
         "feedback": _feedback(home),
         **_placement(home),
         "versions": _versions(home),
+        "money": _money(home, config),
         "traces": _traces(home, config),
         "processes": [asdict(view) for view in describe(processes)],
         "listeners": [asdict(listener) for listener in heard],
@@ -109,11 +111,12 @@ def _feedback(home: Home) -> dict[str, Any] | None:
 
 
 def _versions(home: Home) -> list[dict[str, Any]]:
-    if not home.database.exists():
+    database = home.database
+    if isinstance(database, Path) and not database.exists():
         return []
     from shoal.agents.registry.store import SqlRegistry
 
-    registry = SqlRegistry(home.database)
+    registry = SqlRegistry(database)
     try:
         names = {task.id: task.name for task in registry.tasks()}
         return [
@@ -128,6 +131,25 @@ def _versions(home: Home) -> list[dict[str, Any]]:
         ]
     finally:
         registry.close()
+
+
+def _money(home: Home, config: Config) -> dict[str, Any] | None:
+    """All calls' account; None where there are none, or adding them up would take long (`shoal costs` does)."""
+    if isinstance(home.database, Path) and not home.database.exists():
+        return None
+    from shoal.agents.registry.store import SqlRegistry
+    from shoal.agents.traces.store import ParquetTraceStore
+    from shoal.serve.money import books_at_hand
+
+    registry = SqlRegistry(home.database)
+    try:
+        store = ParquetTraceStore(home, recognisers=recognition_of(config.privacy))
+        books = books_at_hand(home, registry, store, config)
+    finally:
+        registry.close()
+    if books is None or not books.accounts.total.calls:
+        return None
+    return {**books.accounts.total.to_dict(), "stand_ins": list(books.accounts.stand_ins)}
 
 
 def _traces(home: Home, config: Config) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from shoal.agents.ports import Clock, SpecialistAnswer
+from shoal.agents.ports import Clock, Effort, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
-from shoal.errors import DeadlineExceeded, SpecialistUnavailable
+from shoal.errors import DeadlineExceeded, SpecialistUnavailable, WrongVersion
 from shoal.serve.ports import Place
 
 log = logging.getLogger("shoal.serve")
@@ -27,7 +27,17 @@ _PING_DEADLINE_S = 1.0
 _PING_EVERY_S = 0.2
 #: how long a call waits for an application that was never asked before
 _FIRST_PING_S = 0.25
+#: how often somebody is told that a replica serves another version
+_TELL_EVERY_S = 5.0
 _REMEDY = "The generalist answers meanwhile; it is back within seconds."
+
+
+#: told of a version for which a replica answered that serves another one, and why it is taken for that
+OnWrong: TypeAlias = Callable[[str, str], None]
+
+
+def _nobody(version_key: str, why: str) -> None:
+    return None
 
 
 class HostHandle(Protocol):
@@ -117,6 +127,9 @@ class RemoteSpecialists:
         handle: makes the way to an application, by its name.
         where: the newest version key -> application's name.
         places: application's name -> where its replicas are.
+        digests: version key -> the digest that the newest snapshot gives for it. An answer that names another version, or
+            another digest, is no answer.
+        on_wrong: told of such an answer, every few seconds for each version.
     """
 
     def __init__(
@@ -125,15 +138,21 @@ class RemoteSpecialists:
         where: Callable[[], Mapping[str, str]],
         clock: Clock,
         places: Callable[[], Mapping[str, Place]] = dict,
+        digests: Callable[[], Mapping[str, str]] = dict,
+        on_wrong: OnWrong = _nobody,
     ) -> None:
         self._handle = handle
         self._where = where
         self._places = places
         self._clock = clock
+        self._digests = digests
+        self._on_wrong = on_wrong
+        #: version key -> when it was last told of, on the monotonic clock
+        self._told_at: dict[str, float] = {}
         self._gates: dict[str, Gate] = {}
 
     async def ask(self, version_key: str, request: ChatRequest, *, deadline_s: float) -> SpecialistAnswer:
-        """Raises SpecialistUnavailable, DeadlineExceeded."""
+        """Raises SpecialistUnavailable, WrongVersion, DeadlineExceeded."""
         application = self._where().get(version_key)
         if application is None:
             raise SpecialistUnavailable(f"No replica holds {version_key} yet.", remedy=_REMEDY)
@@ -144,6 +163,7 @@ class RemoteSpecialists:
         said = await self._ask(gate, version_key, request, deadline_s)
         if "error" in said:
             raise SpecialistUnavailable(str(said["error"]), remedy=_REMEDY)
+        self._check(version_key, said)
         return SpecialistAnswer(
             content=said["content"],
             confidence=float(said["confidence"]),
@@ -151,7 +171,29 @@ class RemoteSpecialists:
             node=str(said.get("node", "")),
             tier=str(said.get("tier", "")),
             tool_calls=tuple(said.get("tool_calls") or ()),
+            effort=Effort(**said["effort"]) if said.get("effort") else None,
         )
+
+    def _check(self, version_key: str, said: Mapping[str, Any]) -> None:
+        """Whether it is the version that answered, with its own files. Raises WrongVersion."""
+        wanted = self._digests().get(version_key)
+        if not wanted:
+            return
+        version, sha256 = str(said.get("version", "")), str(said.get("sha256", ""))
+        if version == version_key and sha256 == wanted:
+            return
+        if version != version_key:
+            why = f"a replica that was asked for {version_key} answered as {version or 'nobody'}"
+        else:
+            why = (
+                f"a replica answers as {version_key} from files {sha256[:12] or 'unknown'}, not {wanted[:12]}"
+            )
+        now = self._clock.monotonic()
+        if now - self._told_at.get(version_key, float("-inf")) >= _TELL_EVERY_S:
+            self._told_at[version_key] = now
+            log.error("%s", why)
+            self._on_wrong(version_key, why)
+        raise WrongVersion(f"{why[0].upper()}{why[1:]}.", remedy=_REMEDY)
 
     async def _ask(
         self, gate: Gate, version_key: str, request: ChatRequest, deadline_s: float

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
 from shoal.nodes.identity import NODE_LABEL, TIER_LABEL
+from shoal.nodes.telemetry import gpu_joules
 from shoal.serve.batching import Batcher
+from shoal.serve.metering import MeteredEngine
 from shoal.serve.ports import Place
 from shoal.serve.specialist_client import this_machine
 
@@ -63,6 +66,8 @@ class SpecialistHost:
         #: what should be loaded: key -> (folder, sha256)
         self._wanted: dict[str, tuple[str, str]] = {}
         self._batchers: dict[str, Batcher[ChatRequest, SpecialistAnswer]] = {}
+        #: key -> the digest with which its files were verified when they were loaded; for each batcher one
+        self._loaded: dict[str, str] = {}
         #: key -> why it cannot be loaded; `True` where trying again is no use
         self._failed: dict[str, tuple[str, bool]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -70,15 +75,19 @@ class SpecialistHost:
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Make exactly `config["versions"]` loaded: a list of `key`, `folder`, `sha256`. Returns at once; loading goes on."""
         self._wanted = {v["key"]: (v["folder"], v["sha256"]) for v in config.get("versions", ())}
-        for key in [key for key in self._batchers if key not in self._wanted]:
-            del self._batchers[key]
+        for key, sha256 in list(self._loaded.items()):
+            if self._wanted.get(key, ("", ""))[1] != sha256:
+                del self._batchers[key], self._loaded[key]
         self._failed = {}
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._load_missing())
 
     async def ask(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """An answer (`content`, `tool_calls`, `confidence`, `reason`), or `error` with why there is none. Never raises for a version."""
-        batcher = self._batchers.get(key)
+        """An answer (`content`, `tool_calls`, `confidence`, `reason`, `effort`), or `error` with why there is none. Never raises for a version.
+
+        `version` and `sha256` say who answered: the key that was loaded, and the digest of its files.
+        """
+        batcher, sha256 = self._batchers.get(key), self._loaded.get(key, "")
         if batcher is None:
             why = self._failed.get(key, ("it is being loaded" if key in self._wanted else "not here", False))[
                 0
@@ -94,14 +103,18 @@ class SpecialistHost:
             "tool_calls": [dict(call) for call in said.tool_calls],
             "confidence": said.confidence,
             "reason": said.reason,
+            "version": key,
+            "sha256": sha256,
             "node": self._place.node,
             "tier": self._place.tier,
+            "effort": None if said.effort is None else asdict(said.effort),
         }
 
     async def report(self) -> dict[str, Any]:
-        """`loaded`: keys; `failed`: key -> why; `corrupt`: those of them for which trying again is no use."""
+        """`loaded`: keys; `sha256`: what each was loaded from; `failed`: key -> why; `corrupt`: those of them for which trying again is no use."""
         return {
             "loaded": sorted(self._batchers),
+            "sha256": dict(self._loaded),
             "failed": {key: why for key, (why, _) in self._failed.items()},
             "corrupt": sorted(key for key, (_, final) in self._failed.items() if final),
         }
@@ -135,7 +148,9 @@ class SpecialistHost:
                 else:
                     if self._wanted.get(key) == (folder, sha256):
                         self._failed.pop(key, None)
-                        answer: Callable[[Sequence[ChatRequest]], Sequence[SpecialistAnswer]] = engine.answer
+                        metered = MeteredEngine(engine, joules=gpu_joules)
+                        answer: Callable[[Sequence[ChatRequest]], Sequence[SpecialistAnswer]] = metered.answer
                         self._batchers[key] = Batcher(answer, self._threads)
+                        self._loaded[key] = sha256
             if self._missing():
                 await asyncio.sleep(_RETRY_S)

@@ -43,6 +43,7 @@ TABLE: dict[type[ShoalError], Status] = {
     errors.PrivacyViolation: Status(403, "PERMISSION_DENIED", "permission_error"),
     errors.NoPerformer: Status(503, "UNAVAILABLE", "server_error"),
     errors.SpecialistUnavailable: Status(503, "UNAVAILABLE", "server_error"),
+    errors.WrongVersion: Status(503, "UNAVAILABLE", "server_error"),
     errors.GeneralistUnavailable: Status(502, "UNAVAILABLE", "server_error"),
     errors.GeneralistRefused: Status(400, "INVALID_ARGUMENT", "invalid_request_error"),
     errors.DeadlineExceeded: Status(504, "DEADLINE_EXCEEDED", "server_error"),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from shoal.agents.contract.calibrate import Calibration, fewest_calls
+from shoal.agents.contract.calibrate import Calibration, fewest_calls, lower_bound
 from shoal.agents.contract.figures import Figure, Paired, mean, paired, share, share_of
 from shoal.agents.registry.records import OutputKind
 
@@ -137,7 +137,8 @@ def decide(
         return verdict("fail", "No way is known to tell a wrong answer of this task from a right one.")
     if short := _too_few(held_out, calibration, rules):
         return verdict("insufficient", short)
-    if reasons := _failures(kind, calibration, rules, figures, against):
+    again = [h.again_wrong for h in held_out if h.again_wrong is not None]
+    if reasons := _failures(kind, calibration, rules, figures, against, again):
         return verdict("fail", *reasons)
     coverage, right = figures["coverage"], figures["right_answered"]
     return verdict(
@@ -198,24 +199,37 @@ def _too_few(held_out: Sequence[HeldOut], calibration: Calibration, rules: GateR
     return ""
 
 
+def _noise(again: Sequence[bool], calibration: Calibration) -> str:
+    """Why alpha lies below what the truth itself allows: the generalist's second answers contradict its first ones more often.
+
+    Refused is an alpha below the lower Clopper-Pearson bound of that share, at delta: then it is shown. The upper bound would refuse
+    0.05 after forty second answers that all agree.
+    """
+    differs = sum(again)
+    if lower_bound(differs, len(again), calibration.delta) <= calibration.alpha:
+        return ""
+    return (
+        f"infeasible: the generalist disagrees with itself on {share(differs, len(again))} when it is asked again, so nobody "
+        f"could be shown to be wrong on at most {calibration.alpha:.1%} of them by its answers."
+    )
+
+
 def _failures(
     kind: OutputKind,
     calibration: Calibration,
     rules: GateRules,
     figures: Mapping[str, Figure],
     against: Mapping[str, Paired],
+    again: Sequence[bool],
 ) -> list[str]:
     reasons = []
+    if noisy := _noise(again, calibration):
+        return [noisy]
     if not calibration.feasible:
         reasons.append(
             f"At no threshold can it be shown that at most {calibration.alpha:.1%} of its answers are wrong; "
             f"of all held-out calls it gets {figures['right_all']} right."
         )
-        again = figures.get("self_agreement")
-        if again is not None and again.high < 1 - calibration.alpha:
-            reasons.append(
-                f"By the same measure the generalist, asked a second time, is right on only {again} of them."
-            )
         return reasons
     coverage = figures["coverage"]
     if coverage.value < rules.min_coverage:

@@ -14,17 +14,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 
 from shoal.agents.curation.recognition import recognition_of
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner, comparison_of
+from shoal.agents.feedback.counting import Batch
+from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner
 from shoal.agents.feedback.hearing import FeedbackTraces
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.feedback.seen import event_of
+from shoal.agents.learning.forgetting import knowing_erased
+from shoal.agents.registry.novelty import SqlNovelty
+from shoal.agents.registry.records import Version
 from shoal.agents.registry.store import SqlRegistry
 from shoal.config import Config
 from shoal.home import Home
@@ -69,23 +75,35 @@ class FeedbackActor:
                 every_hours=learning.every_hours,
                 every_traces=learning.every_traces,
                 min_corrections=learning.min_corrections,
+                after_erasure=learning.after_erasure,
+                novelty_min_calls=learning.novelty_min_calls,
             ),
+            erased=self._erased,
             clock=SystemClock(),
             ids=lambda: f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}",
+            pool=SqlNovelty(registry.database),
         )
         for name, work in (("feedback", self._tick), ("read", self._read)):
             threading.Thread(target=work, name=name, daemon=True).start()
 
-    async def observe(self, events: Sequence[Mapping[str, Any]]) -> int:
-        """Take comparisons, and the news that there is feedback; returns how many there was room for."""
-        taken = 0
-        for event in events:
-            if event["type"] == "feedback":
-                self._nudged.set()
-                taken += 1
-            else:
-                taken += self._loop.observe(comparison_of(event))
-        return taken
+    async def observe(self, sender: str, first: int, comparisons: Sequence[Mapping[str, Any]]) -> bool:
+        """Take comparisons that a sender numbered from `first` on. True once they are durable; False where far too many wait."""
+        loop = asyncio.get_running_loop()
+        kept = asyncio.Event()
+        batch = Batch(
+            events=tuple(event_of(data) for data in comparisons),
+            sender=sender,
+            first=first,
+            kept=partial(loop.call_soon_threadsafe, kept.set),
+        )
+        if not self._loop.observe_batch(batch):
+            return False
+        await kept.wait()
+        return True
+
+    async def nudge(self) -> None:
+        """There is feedback in the database."""
+        self._nudged.set()
 
     async def learn(self, tasks: Sequence[str] = ()) -> dict[str, Any]:
         """Have a run begun as soon as none is under way; all tasks where none is named. Raises NotFound."""
@@ -102,6 +120,9 @@ class FeedbackActor:
 
     async def standing(self) -> dict[str, Any]:
         return self._standing()
+
+    def _erased(self, versions: Sequence[Version]) -> Mapping[str, int]:
+        return knowing_erased(self._home, versions)
 
     # -- threads
 

@@ -12,12 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shoal.agents.feedback.feedback_state import Command, ComparisonSeen, Event, FeedbackState, RegistryRead
+from shoal.agents.contract.calibrate import NEVER
+from shoal.agents.feedback.counting import Batch, Counting
+from shoal.agents.feedback.feedback_state import Command, Event, FeedbackState, RegistryRead
+from shoal.agents.feedback.governance import LIVE_STATES, MoveVersions, carry_out
 from shoal.agents.feedback.hearing import FeedbackReader, FeedbackTraces
 from shoal.agents.feedback.learning_runs import LearningRun, RunState, process_of
-from shoal.agents.feedback.rollout import CountComparison, MoveVersion, Policy, Tally
+from shoal.agents.feedback.novelty import PoolStore
+from shoal.agents.feedback.rollout import CountComparison, Policy
 from shoal.agents.feedback.schedule import (
     ASKED,
+    ErasedSeen,
+    FeedbackSeen,
     LearningAsked,
     LearningEnded,
     LearningPolicy,
@@ -25,34 +31,22 @@ from shoal.agents.feedback.schedule import (
     StartLearning,
     Ticked,
 )
-from shoal.agents.ports import Clock, Registry
-from shoal.agents.registry.records import VersionState
-from shoal.errors import Conflict, ShoalError
+from shoal.agents.feedback.seen import EvidenceRegistry, read_registry
+from shoal.agents.feedback.watching import ContradictionsRead, KeepWatch, ReportDrift
+from shoal.agents.ports import Clock
+from shoal.agents.registry.records import Version
+from shoal.agents.tasks.finder import MIN_CALLS
+from shoal.errors import Conflict, ShoalError, StaleDecision
 
 log = logging.getLogger("shoal.feedback")
 
-_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
-_MOST_WAITING = 100_000
+_MOST_WAITING = 20_000
 #: how often runs are watched, and begun
 _LOOK_S = 1.0
 #: a person's run has so long to say which process it is
 _CLAIM_S = 10.0
 #: a run whose process died so often is given up
 _MOST_BEGUN = 3
-
-
-class EvidenceRegistry(Registry, Protocol):
-    """A registry that also keeps feedback and the counts of comparisons."""
-
-    def comparisons(self, key: str) -> Mapping[str, tuple[int, int]]:
-        """stage -> (compared, agreed)."""
-        ...
-
-    def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None: ...
-
-    def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
-        """What came after the piece of this number, oldest first, each with its own `sequence`."""
-        ...
 
 
 class LearningRuns(Protocol):
@@ -110,6 +104,9 @@ class Standing:
     contradicted: dict[str, int] = field(default_factory=dict)
     #: task name -> calls that may be learnt from, since it was last learnt; counted where `learning.every_traces` is set
     grown: dict[str, int] = field(default_factory=dict)
+    #: calls in the novelty pool, and those of them that are of a recurring kind, by its name
+    novel: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     #: pieces of feedback whose trace is not there
     unknown: int = 0
     running: dict[str, Any] | None = None
@@ -134,18 +131,34 @@ class FeedbackLoop:
         learning: LearningPolicy,
         clock: Clock,
         ids: Callable[[], str],
+        erased: Callable[[Sequence[Version]], Mapping[str, int]] = lambda versions: {},
+        pool: PoolStore | None = None,
     ) -> None:
         self._registry = registry
         self._runs = runs
         self._learner = learner
         self._clock = clock
         self._ids = ids
+        #: by key, how many erased calls each of some versions knows
+        self._erased = erased
+        self._known_erased: Mapping[str, int] = {}
         self._state = FeedbackState(policy, learning)
         self._reader = FeedbackReader(
-            traces, clock=clock, observe=self.observe, counts=bool(learning.every_traces)
+            traces,
+            clock=clock,
+            observe=self.observe,
+            counts=bool(learning.every_traces),
+            pool=pool,
+            # kinds are told also where they begin no run
+            min_novel=learning.novelty_min_calls or MIN_CALLS,
         )
-        self._events: queue.Queue[Event] = queue.Queue(_MOST_WAITING)
+        self._batches: queue.Queue[Batch] = queue.Queue(_MOST_WAITING)
+        self._counting = Counting(registry)
         self._epoch = -1
+        #: a decision was not carried out
+        self._read_again = False
+        #: of each version, as the registry was last read
+        self._thresholds: Mapping[str, float] = {}
         self._recalled = False
         self._resting = False
         self._looked_at = float("-inf")
@@ -155,8 +168,12 @@ class FeedbackLoop:
 
     def observe(self, event: Event) -> bool:
         """Take an event. False where far too many wait already."""
+        return self.observe_batch(Batch(events=(event,)))
+
+    def observe_batch(self, batch: Batch) -> bool:
+        """Take events of one sender; `batch.kept` is called once they are durable. False where far too many wait already."""
         try:
-            self._events.put_nowait(event)
+            self._batches.put_nowait(batch)
         except queue.Full:
             return False
         return True
@@ -190,6 +207,21 @@ class FeedbackLoop:
         if self.standing.read:
             self._reader.read(self._registry.feedback_after(self._reader.sequence))
             self.standing.unknown = self._reader.unknown
+            self._tell_novel()
+            self._look_for_erased()
+
+    def _tell_novel(self) -> None:
+        pool = self._reader.pool
+        if pool is not None:
+            self.standing.novel = pool.size
+            self.standing.kinds = {kind.name: kind.calls for kind in pool.kinds}
+
+    def _look_for_erased(self) -> None:
+        """Erasure leaves no event: what live versions know of erased calls is looked up, and told where it changed."""
+        known = self._erased([v for v in self._registry.versions() if v.state in LIVE_STATES])
+        if known != self._known_erased:
+            self._known_erased = known
+            self.observe(ErasedSeen(known=known, at=self._clock.now()))
 
     # -- the deciding thread
 
@@ -198,8 +230,9 @@ class FeedbackLoop:
         try:
             self._recall()
             epoch = self._registry.epoch()
-            if epoch != self._epoch:
-                self._carry_out(self._state.handle(self._read_registry()))
+            if epoch != self._epoch or self._read_again:
+                self._read_again = False
+                self._carry_out(self._state.handle(self._read_registry(epoch)))
                 self._epoch = epoch
                 self._reader.learnt_before = self._state.schedule.learnt_before()
                 self.standing.read = True
@@ -210,6 +243,7 @@ class FeedbackLoop:
                 self._look()
             self.standing.trouble = ""
         except ShoalError as error:
+            self._read_again = True
             self.standing.trouble = str(error)
             log.warning("%s", error)
 
@@ -225,47 +259,55 @@ class FeedbackLoop:
             self._state.handle(LearningAsked(tasks=run.tasks))
         self._recalled = True
 
-    def _read_registry(self) -> RegistryRead:
-        tasks, versions = self._registry.tasks(), self._registry.versions()
-        tallies = {
-            v.key: {
-                stage: Tally(compared, agreed)
-                for stage, (compared, agreed) in self._registry.comparisons(v.key).items()
-            }
-            for v in versions
-            if v.state in _LIVE
-        }
-        self._reader.tasks = tasks
-        return RegistryRead(tasks=tasks, versions=versions, tallies=tallies)
+    def _read_registry(self, epoch: int) -> RegistryRead:
+        read = read_registry(self._registry, epoch)
+        self._reader.tasks = read.tasks
+        self._thresholds = {v.key: v.threshold for v in read.versions}
+        return read
 
     def _handle_observed(self) -> None:
-        counts: dict[tuple[str, str], list[int]] = {}
-        for event in self._waiting():
-            self._carry_out(self._state.handle(event), counts)
-        for (key, stage), (compared, agreed) in counts.items():
-            self._registry.add_comparisons(key, stage, compared=compared, agreed=agreed)
-            self.standing.compared += compared
+        """First what was seen is kept, then what follows from it is done: whoever is killed between the two decides it again."""
+        following: list[Command] = []
+        for batch in self._waiting():
+            for event in self._counting.take(batch):
+                for command in [*self._state.handle(event), *self._contradict(event)]:
+                    if isinstance(command, CountComparison | KeepWatch | ReportDrift):
+                        self._counting.count(command)  # drift that is read back is carried out: it is no news
+                    else:
+                        following.append(command)
+        self.standing.compared += self._counting.keep()
+        self._carry_out(following)
 
-    def _waiting(self) -> Iterator[Event]:
+    def _contradict(self, event: Event) -> list[Command]:
+        """Feedback on an answer that a version was sure enough to give counts in the test of its contract."""
+        if not isinstance(event, FeedbackSeen) or event.number is None:
+            return []
+        key = f"{event.task_id}@{event.number}"
+        if event.confidence < self._thresholds.get(key, NEVER):
+            return []
+        at = event.answered_at if event.contradicts else None
+        if not self._registry.contradict(key, event.trace_id, at):
+            return []
+        contradicted = tuple(self._registry.evidence(key).contradicted)
+        return self._state.handle(ContradictionsRead(version_key=key, answered_at=contradicted))
+
+    def _waiting(self) -> Iterator[Batch]:
         while True:
             try:
-                yield self._events.get_nowait()
+                yield self._batches.get_nowait()
             except queue.Empty:
                 return
 
-    def _carry_out(
-        self, commands: Sequence[Command], counts: dict[tuple[str, str], list[int]] | None = None
-    ) -> None:
+    def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if isinstance(command, CountComparison):
-                if counts is not None:
-                    count = counts.setdefault((command.version_key, command.stage), [0, 0])
-                    count[0] += 1
-                    count[1] += int(command.agrees)
-            elif isinstance(command, MoveVersion):
-                log.info("%s -> %s: %s", command.version_key, command.state, command.reason)
-                self._registry.set_state(command.version_key, command.state, reason=command.reason)
-            else:
+            if isinstance(command, MoveVersions):
+                try:
+                    carry_out(self._registry, command)
+                except StaleDecision as error:
+                    # somebody else has changed the registry: it is read, and all is decided anew
+                    self._read_again = True
+                    log.info("%s", error)
+            elif isinstance(command, StartLearning):
                 self._begin(command)
 
     # -- learning
@@ -369,13 +411,3 @@ def _shown(run: LearningRun) -> dict[str, Any]:
         "error": str(run.report.get("error", "")),
         "outcomes": {str(task["name"]): str(task["verdict"]) for task in tasks},
     }
-
-
-def comparison_of(data: Mapping[str, Any]) -> ComparisonSeen:
-    """Read an observed comparison as it crosses processes."""
-    return ComparisonSeen(
-        version_key=str(data["version_key"]),
-        judged=bool(data["judged"]),
-        agrees=bool(data["agrees"]),
-        accepted=bool(data["accepted"]),
-    )

@@ -15,12 +15,11 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from shoal.agents.registry import tables as t
 from shoal.agents.registry.database import Database
+from shoal.agents.registry.trainings import living_process
 from shoal.errors import Conflict, NotFound
 
 #: the reason of a run that a person started with `shoal learn`; nobody starts it again in that person's place
 BY_HAND: Final = "shoal learn"
-#: the process's own clock and the recorded one may differ by so much
-_SLACK_S = 0.02
 #: runs that are remembered to somebody who asks for all
 _MOST = 1000
 
@@ -71,15 +70,10 @@ class LearningRun:
 
 
 def process_of(run: LearningRun) -> psutil.Process | None:
-    """The run's process if it lives: the number alone may be another's by now."""
+    """The run's process if it lives."""
     if run.pid is None or run.pid_created_at is None:
         return None
-    try:
-        process = psutil.Process(run.pid)
-        same = abs(process.create_time() - run.pid_created_at) < _SLACK_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
+    return living_process(run.pid, run.pid_created_at)
 
 
 class SqlLearningRuns:

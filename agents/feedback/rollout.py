@@ -1,31 +1,31 @@
-"""The roll-out: when a version moves from shadow to canary to serving, and when it is taken back. A pure state machine.
+"""The roll-out: when the evidence on a version is enough to move it on, or to take it back. A pure state machine.
 
-`handle(event) -> [commands]`. Evidence is a pair of counts for each version and stage, so a restart that reads the counts back
+`handle(event) -> [commands]`. It weighs, with the tests of `agents/contract/sequential.py`, which may be looked at after every comparison;
+`governance.py` decides where a version goes. Evidence is a tally for each version and stage, so a restart that reads the tallies back
 has lost nothing. A comparison counts only if the version's confidence reached its threshold: the contract is about answers given.
-
-Both tests may be looked at after every comparison, because they bet instead of counting (Ville's inequality; Waudby-Smith and
-Ramdas, "Estimating means of bounded random variables by betting", 2024): capital that a fair or losing game multiplies by
-1 / delta happens with a chance of at most delta, however often one looks.
+Every time a version begins to be asked its evidence begins anew.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from shoal.agents.registry.records import TaskId, Version, VersionState
+from shoal.agents.contract.sequential import RiskTest, Wager, risk_factors, shows_contract
+from shoal.agents.feedback import governance
+from shoal.agents.feedback.governance import ContractRefuted, ContractShown, Governance, MoveVersions
+from shoal.agents.feedback.watching import Said, WeighSaid
+from shoal.agents.registry.records import Version, VersionState
 
-#: shares of the largest bet that keeps the capital positive; their capitals are averaged
-_BETS = (0.1, 0.3, 0.6, 0.95)
 #: the count of audits of a serving version stands under this name
 _STAGES: Mapping[VersionState, str] = {
     VersionState.SHADOW: "shadow",
     VersionState.CANARY: "canary",
     VersionState.SERVING: "audit",
 }
-_LIVE = (VersionState.SHADOW, VersionState.CANARY, VersionState.SERVING)
+#: begins the reason of a version that was taken back
+BROKEN: Final = "contract broken: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +39,27 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Comparisons of a version at one stage, and how many of them agreed."""
+    """Comparisons of a version at one stage, how many of them agreed, and the bets that its contract is broken there."""
 
     compared: int = 0
     agreed: int = 0
+    bets: Wager = field(default_factory=Wager)
 
     @property
     def wrong(self) -> int:
         return self.compared - self.agreed
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.compared + other.compared, self.agreed + other.agreed)
+    def after(self, agrees: bool, alpha: float) -> Tally:
+        """With one comparison more."""
+        bets = self.bets.after(risk_factors(alpha, not agrees))
+        return Tally(self.compared + 1, self.agreed + int(agrees), bets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionsRead:
-    """The registry was read: all versions, and the counts of each (version key -> stage -> tally)."""
+    """The registry was read: all versions, and the counts of each (version key -> stage -> tally). `epoch`: from before it was read."""
 
+    epoch: int
     versions: Sequence[Version]
     tallies: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
 
@@ -68,68 +72,39 @@ class Compared:
     agrees: bool
 
 
-Event: TypeAlias = VersionsRead | Compared
+Event: TypeAlias = VersionsRead | Compared | WeighSaid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountComparison:
-    """Add one comparison to the durable counts."""
+    """Add one comparison to the durable counts. `bets`: as they now stand."""
 
     version_key: str
     stage: str
     agrees: bool
+    bets: Wager
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoveVersion:
-    """Put a version into another state."""
-
-    version_key: str
-    state: VersionState
-    reason: str
-
-
-Command: TypeAlias = CountComparison | MoveVersion
-
-
-def _capital(wrong: int, right: int, gain_wrong: float, gain_right: float) -> float:
-    """Log of the mean capital after bets whose unit gains are given; both gains are above -1 for a full bet."""
-    logs = [wrong * math.log1p(bet * gain_wrong) + right * math.log1p(bet * gain_right) for bet in _BETS]
-    top = max(logs)
-    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))
-
-
-def keeps_contract(tally: Tally, alpha: float, delta: float) -> bool:
-    """Whether the counts refute "at least alpha of the answers are wrong" at level delta."""
-    # the largest bet against wrong answers loses everything at the first wrong one: 1 / (1 - alpha)
-    largest = 1 / (1 - alpha)
-    return _capital(tally.wrong, tally.agreed, -largest * (1 - alpha), largest * alpha) >= -math.log(delta)
-
-
-def breaks_contract(tally: Tally, alpha: float, delta: float) -> bool:
-    """Whether the counts refute "at most alpha of the answers are wrong" at level delta."""
-    largest = 1 / alpha
-    return _capital(tally.wrong, tally.agreed, largest * (1 - alpha), -largest * alpha) >= -math.log(delta)
+Command: TypeAlias = CountComparison | MoveVersions
 
 
 class Rollout:
-    """The states of all versions and the counts behind them.
-
-    Decides on what it was last told by `VersionsRead`, and on its own moves since: a version that was moved is not moved again
-    before the registry has been read.
-    """
+    """The states of all versions and the counts behind them, as `VersionsRead` told them last and comparisons since."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._versions: dict[str, Version] = {}
         #: version key -> stage -> counts, never behind the durable ones
         self._tallies: dict[str, dict[str, Tally]] = {}
-        #: versions moved since the registry was last read
-        self._moved: set[str] = set()
+        #: what users said of a version's answers
+        self._said: dict[str, Said] = {}
+        self._governance = Governance()
 
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, VersionsRead):
             return self._read(event)
+        if isinstance(event, WeighSaid):
+            return self._hear(event)
         return self._compared(event)
 
     def tally(self, key: str, stage: str) -> Tally:
@@ -137,8 +112,12 @@ class Rollout:
         return self._tallies.get(key, {}).get(stage, Tally())
 
     def _read(self, event: VersionsRead) -> list[Command]:
+        for key, version in self._versions.items():
+            if version.state not in _STAGES:  # should it be asked again, it begins anew
+                self._tallies.pop(key, None)
+                self._said.pop(key, None)
         self._versions = {v.key: v for v in event.versions}
-        self._moved = set()
+        self._governance.handle(governance.VersionsRead(epoch=event.epoch, versions=event.versions))
         for key, stages in event.tallies.items():
             mine = self._tallies.setdefault(key, {})
             for stage, tally in stages.items():
@@ -155,49 +134,34 @@ class Rollout:
             return []  # it was taken back meanwhile
         stage = _STAGES[version.state]
         stages = self._tallies.setdefault(version.key, {})
-        stages[stage] = stages.get(stage, Tally()) + Tally(1, int(event.agrees))
-        count = CountComparison(version_key=version.key, stage=stage, agrees=event.agrees)
+        tally = stages[stage] = stages.get(stage, Tally()).after(event.agrees, version.alpha)
+        count = CountComparison(version_key=version.key, stage=stage, agrees=event.agrees, bets=tally.bets)
         return [count, *self._decide(version)]
 
-    def _decide(self, version: Version) -> list[Command]:
-        if version.key in self._moved or version.state not in _LIVE:
+    def _hear(self, event: WeighSaid) -> list[Command]:
+        self._said[event.version_key] = event.said
+        version = self._versions.get(event.version_key)
+        return [] if version is None else [*self._decide(version)]
+
+    def _decide(self, version: Version) -> list[MoveVersions]:
+        """What the counts of a version show, if they show anything."""
+        if version.state not in _STAGES or self._governance.standing(version.key) is None:
             return []
-        stage = _STAGES[version.state]
-        here = self.tally(version.key, stage)
-        if breaks_contract(here, version.alpha, version.delta):
-            return self._take_back(version, here)
+        here = self.tally(version.key, _STAGES[version.state])
+        said = self._said.get(version.key, Said())
+        test = RiskTest(audits=here.bets, feedback=said.e_value)
+        if test.breaks(version.delta):
+            why = f"{BROKEN}{here.wrong} of {here.compared} answers differed from the generalist's"
+            if said.contradicted:
+                why += f", {said.contradicted} of {said.given} given were contradicted"
+            why += f" (e-value {min(test.e_value, 1e9):.4g}, limit {1 / version.delta:.4g})"
+            return self._governance.handle(ContractRefuted(version_key=version.key, reason=why))
         if self._policy.mode != "auto" or version.state is VersionState.SERVING:
             return []
-        evidence = self.tally(version.key, "shadow") + self.tally(version.key, "canary")
+        both = [self.tally(version.key, stage) for stage in ("shadow", "canary")]
+        agreed, compared = sum(t.agreed for t in both), sum(t.compared for t in both)
         enough = here.compared >= self._policy.min_comparisons
-        if not enough or not keeps_contract(evidence, version.alpha, version.delta):
+        if not enough or not shows_contract(compared - agreed, agreed, version.alpha, version.delta):
             return []
-        why = f"{evidence.agreed} of {evidence.compared} agreed with the generalist"
-        if version.state is VersionState.SHADOW:
-            return self._move(version, VersionState.CANARY, why)
-        # first the new one: between the two changes both serve, and a snapshot takes the newer; never nobody
-        moves = self._move(version, VersionState.SERVING, why)
-        for other in self._in_state(version.task_id, VersionState.SERVING):
-            if other.key != version.key:
-                moves += self._move(other, VersionState.RETIRED, f"replaced by {version.key}")
-        return moves
-
-    def _take_back(self, version: Version, seen: Tally) -> list[Command]:
-        why = f"contract broken: {seen.wrong} of {seen.compared} answers differed from the generalist's"
-        moves: list[Command] = []
-        earlier = [
-            v for v in self._in_state(version.task_id, VersionState.RETIRED) if v.number < version.number
-        ]
-        if version.state is VersionState.SERVING and earlier:
-            last_good = max(earlier, key=lambda v: v.number)
-            moves += self._move(
-                last_good, VersionState.SERVING, f"{version.key} was taken back: last good version"
-            )
-        return moves + self._move(version, VersionState.PAUSED, why)
-
-    def _in_state(self, task_id: TaskId, state: VersionState) -> list[Version]:
-        return [v for v in self._versions.values() if v.task_id == task_id and v.state is state]
-
-    def _move(self, version: Version, state: VersionState, reason: str) -> list[Command]:
-        self._moved.add(version.key)
-        return [MoveVersion(version_key=version.key, state=state, reason=reason)]
+        why = f"{agreed} of {compared} agreed with the generalist"
+        return self._governance.handle(ContractShown(version_key=version.key, reason=why))

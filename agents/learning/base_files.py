@@ -108,7 +108,7 @@ def describe(model: str, folder: Path, commit: str, licence: str) -> Base:
             layers=layers,
             kv_values=2 * layers * int(config.get("num_key_value_heads") or heads) * head,
             vocabulary=int(config["vocab_size"]),
-            bytes_each=torch.finfo(dtype_for(parameters)).bits // 8,
+            bytes_each=torch.finfo(dtype_for(parameters, bf16=has_bf16())).bits // 8,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise DataError(
@@ -172,9 +172,9 @@ def has_bf16() -> bool:
     return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def dtype_for(parameters: int) -> torch.dtype:
+def dtype_for(parameters: int, *, bf16: bool) -> torch.dtype:
     """bf16 where the machine has it and the model is no toy, else fp32."""
-    return torch.bfloat16 if parameters >= _SMALL and has_bf16() else torch.float32
+    return torch.bfloat16 if parameters >= _SMALL and bf16 else torch.float32
 
 
 def load_model(folder: Path, architecture: str, dtype: torch.dtype, *, four_bit: bool = False) -> Any:
@@ -182,7 +182,12 @@ def load_model(folder: Path, architecture: str, dtype: torch.dtype, *, four_bit:
 
     Raises:
         CorruptModel: the files do not fit together.
+        DataError: 4 bits are asked for, and cannot be had here. Nothing else is loaded instead.
     """
+    if four_bit and (why := why_no_four_bit()):
+        raise DataError(
+            f"{folder} cannot be loaded in 4 bits: {why}.", remedy="QLoRA takes a CUDA GPU and bitsandbytes."
+        )
     kind = getattr(transformers, architecture)
     transformers.utils.logging.disable_progress_bar()
     extra: dict[str, Any] = {}
@@ -193,7 +198,7 @@ def load_model(folder: Path, architecture: str, dtype: torch.dtype, *, four_bit:
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
         )
-        extra["device_map"] = {"": 0}
+        extra["device_map"] = {"": torch.cuda.current_device()}
     try:
         model = kind.from_pretrained(
             folder,
@@ -221,8 +226,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise CorruptModel(f"{folder} has no tokenizer that can be read: {error}.") from error
 
 
-def can_quantise() -> bool:
-    """Whether 4-bit weights can be had: a CUDA GPU, and bitsandbytes installed."""
+def why_no_four_bit() -> str:
+    """Why this machine cannot hold weights in 4 bits (QLoRA); empty where it can."""
     from importlib.util import find_spec
 
-    return torch.cuda.is_available() and find_spec("bitsandbytes") is not None
+    if not torch.cuda.is_available():
+        return "there is no CUDA GPU"
+    if find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed"
+    return ""

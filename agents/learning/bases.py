@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from shoal.errors import DataError
 
@@ -26,7 +26,11 @@ _ROOM = 0.8
 _PROCESS_MB = 400.0
 #: rows that are answered together
 SERVED_ROWS = 16
+#: of one weight in 4 bits, with its scale
+_FOUR_BIT_BYTES = 0.6
 _MIB = 1 << 20
+#: whether a base's weights are held in 4 bits while it is trained
+FourBit: TypeAlias = Literal["auto", "always", "never"]
 _ALIASES = {"apache2": "apache-2.0", "apache-2": "apache-2.0", "apache": "apache-2.0", "bsd": "bsd-3-clause"}
 
 
@@ -185,22 +189,46 @@ class Fit:
     checkpointing: bool
 
 
-def fit_training(base: Base, *, rows: int, tokens: int, free_mb: float) -> Fit:
-    """The largest part of a batch of `rows` times `tokens` that fits beside the weights, without computing activations twice if possible.
+def fit_training(
+    base: Base,
+    *,
+    rows: int,
+    tokens: int,
+    free_mb: float,
+    four_bit: FourBit = "auto",
+    no_four_bit: str = "there is no CUDA GPU",
+) -> tuple[Fit, bool]:
+    """The largest part of a batch of `rows` times `tokens` that fits beside the weights, without computing activations twice if possible,
+    and whether the weights are to be held in 4 bits (QLoRA).
+
+    Args:
+        four_bit: `auto` takes 4 bits where the weights would fill half of what is free, and 4 bits can be had.
+        no_four_bit: why 4 bits cannot be had; empty where they can.
 
     Raises:
-        DataError: not even one row fits.
+        DataError: not even one row fits, or 4 bits are asked for and cannot be had.
     """
-    left = _ROOM * free_mb - _PROCESS_MB - base.weights_mb * 1.1
+    if four_bit == "always" and no_four_bit:
+        raise DataError(
+            f"Base {base.model}: `learning.four_bit` is `always`, and its weights cannot be held in 4 bits here: {no_four_bit}.",
+            remedy="QLoRA takes a CUDA GPU and bitsandbytes; write `learning: {four_bit: auto}` to train without.",
+        )
+    large = base.weights_mb > 0.5 * free_mb
+    small = four_bit == "always" or (four_bit == "auto" and large and not no_four_bit)
+    weights_mb = base.parameters * _FOUR_BIT_BYTES / _MIB if small else base.weights_mb
+    left = _ROOM * free_mb - _PROCESS_MB - weights_mb * 1.1
     for checkpointing in (False, True):
         part = rows
         while part >= (max(1, rows // 4) if not checkpointing else 1):
             logits = part * min(tokens, 512) * base.vocabulary * 8 / _MIB
             if base.activations_mb(part * tokens, checkpointing=checkpointing) + logits <= left:
-                return Fit(part, checkpointing)
+                return Fit(part, checkpointing), small
             part //= 2
+    also = (
+        f" Its weights could not be held in 4 bits instead: {no_four_bit}." if large and no_four_bit else ""
+    )
     raise DataError(
-        f"Base {base.model}: training it on calls of {tokens} tokens needs more memory than the {free_mb:.0f} MiB here.",
+        f"Base {base.model}: training it on calls of {tokens} tokens needs more memory than the {free_mb:.0f} MiB here.{also}",
         remedy="Take a smaller base, or learn on a larger machine.",
     )
 

@@ -15,7 +15,8 @@ from shoal.agents.contract.loss import SlotChecker
 from shoal.agents.learning.candidates import LORA, MICRO_LM, TOOL_CALL
 from shoal.agents.learning.folder import seal, size_mb
 from shoal.agents.learning.held_out import answers_of, judged, load_slots
-from shoal.agents.learning.task_plan import Plan, Tools
+from shoal.agents.learning.judge_loss import judged_by
+from shoal.agents.learning.task_plan import Plan, Tools, judge_model
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.errors import DataError
@@ -70,6 +71,9 @@ def train_candidate(
     slow = kind == MICRO_LM or kind.startswith(LORA)
     if kind.startswith(LORA):
         choose = choose[:_MOST_CHOOSE_LORA]
+    judge = judge_model(plan, tools)
+    if judge is not None:
+        choose = choose[: judge.calls]
     # what is trained must still be judged
     left = tools.seconds_left() - _JUDGING_S - _JUDGING_S_PER_TEXT * (len(choose) if slow else 0)
     seconds = min(asked, left)
@@ -95,6 +99,8 @@ def train_candidate(
     tools.progress(0.82, f"{kind}: answering held-out calls")
     given = answers_of(engine, choose, tools.stopped)
     held_out = judged(plan.prospect.loss, choose, given, calling=calling, slots=slots, floors=floors)
+    if judge is not None:
+        held_out = judged_by(judge, choose, given, held_out)
     coverage = coverage_at_risk([h.confidence for h in held_out], [h.wrong for h in held_out], plan.alpha)
     notes = {
         "kind": kind,

@@ -2,7 +2,7 @@
 
 Two linear models (squared hinge, and multinomial logistic) make different mistakes. Each is brought to a common scale by a
 temperature, and one of them or their sum is kept, whichever orders its answers best on calls that it was not trained on: those of
-cross-fitting where `choose` is small and the budget pays for it, else `choose`. Told what was chosen (`TrainContext.settings`), it only trains.
+cross-fitting where `choose` is small and the budget pays for it, else `choose`; how sure it is of each is learnt there too. Told what was chosen (`TrainContext.settings`), it only trains.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from shoal.agents.learning.linear_heads import (
     mix,
 )
 from shoal.agents.learning.prompts import PromptSet
+from shoal.agents.learning.sureness import word_count
 from shoal.agents.learning.text_features import Reading, Vocabulary, encode_all, has_context
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.agents.ports import Embedder
@@ -122,13 +123,12 @@ def train_classifier(
         folds = 0 if enough else _folds(examples, fit, len(answers.keys), context.seconds)
         if folds:
             logits, known = _crossed(examples, y, answers, folds, context)
-            mixture, scores = mix(logits, y, known)
+            mixture, scores = mix(logits, y, known, _words(examples))
         else:
             context.progress(0.9, "choosing")
             logits, known = fit.logits(choose, context.embedder)
-            mixture, scores = mix(
-                logits, np.array(answers.indices([e.content for e in choose]), dtype=np.int64), known
-            )
+            wanted = np.array(answers.indices([e.content for e in choose]), dtype=np.int64)
+            mixture, scores = mix(logits, wanted, known, _words(choose))
     embedder = context.embedder
     named = None if embedder is None else {"name": embedder.name, "digest": embedder.digest}
     _save(folder, mixture, fit, answers, named)
@@ -144,6 +144,7 @@ def train_classifier(
             "prompts": len(fit.prompts.keys) if fit.prompts.recurring else "ever new",
             "embedder": named,
             "usual_known": mixture.usual_known,
+            "sureness": None if mixture.sureness is None else mixture.sureness.to_dict(),
             "chosen_by": "settings"
             if context.settings is not None
             else f"{folds} folds"
@@ -254,6 +255,10 @@ def _features(
     return hstack([ngrams, csr_matrix(meaning)], format="csr"), known
 
 
+def _words(examples: Sequence[Example]) -> list[int]:
+    return [word_count(e.request.last_user_text) for e in examples]
+
+
 def _asked(prompts: PromptSet, place: Sequence[int]) -> list[int]:
     return [p if prompts.several else -1 for p in place]
 
@@ -294,7 +299,12 @@ def _save(
         "answers.json": answers.to_json,
         "prompts.json": fit.prompts.to_json,
         "settings.json": lambda: json.dumps(
-            {"novelty_power": _NOVELTY_POWER, "usual_known": mixture.usual_known, "embedder": embedder}
+            {
+                "novelty_power": _NOVELTY_POWER,
+                "usual_known": mixture.usual_known,
+                "sureness": None if mixture.sureness is None else mixture.sureness.to_dict(),
+                "embedder": embedder,
+            }
         ),
     }
     for name, text in texts.items():

@@ -10,20 +10,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shoal.agents.contract.break_even import CORE_HOUR_USD, Price
 from shoal.agents.contract.calibrate import NEVER
 from shoal.agents.contract.gate import Figure, chrf, mean, share
 from shoal.agents.contract.loss import SlotChecker, judge
+from shoal.agents.feedback.accounts import Rates, plus
+from shoal.agents.feedback.ledger import Compute
 from shoal.agents.learning.held_out import BATCH
 from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, Task, Version, VersionState
 from shoal.agents.routing.router import Decision, Router
 from shoal.agents.routing.snapshot import Snapshot, build_snapshot
 from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.agents.traces.tokens import usage_of
 from shoal.agents.traces.trace import Trace
-from shoal.config import GeneralistConfig
 from shoal.errors import InvalidRequest
 
 NO_TASK = "-"
+_DEFAULT_RATES = Rates(core_hour_usd={"": CORE_HOUR_USD})
 _PASSED = (VersionState.SERVING, VersionState.CANARY, VersionState.SHADOW)
 
 
@@ -86,7 +90,7 @@ class _Call:
 @dataclass(slots=True)
 class _Tally:
     calls: list[_Call] = field(default_factory=list)
-    seconds: float = 0.0
+    compute: Compute = field(default_factory=Compute)
     loss: OutputKind | None = None
 
 
@@ -95,7 +99,8 @@ def evaluate(
     *,
     router: Router,
     load: Callable[[str], Loaded],
-    generalist: GeneralistConfig | None = None,
+    price: Price | None = None,
+    rates: Rates = _DEFAULT_RATES,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     seconds: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -104,12 +109,14 @@ def evaluate(
     Args:
         router: over `todays_snapshot`.
         load: from a version's key to the version, loaded. Called once for each version that is asked.
-        generalist: for prices; costs are left out without it.
+        price: of the generalist; what it would have cost is unknown (None) without it.
+        rates: what this machine costs while specialists answer on it.
 
     Returns:
         The report (`tasks`, one entry each, and `total`), and one row for each trace, in their order:
-        `id`, `task`, `route`, `confidence`, `raw` (the specialist's own message, or None), `answer` (the message that the client
-        would have got from it, or None where the generalist is asked).
+        `id`, `task`, `route`, `confidence`, `raw` (the specialist's own message, or None), `wrong` (that message, by the task's loss;
+        None where there is no way to tell), `answer` (the message that the client would have got from it, or None where the
+        generalist is asked).
 
     Raises:
         CorruptModel: a version that should answer cannot be loaded.
@@ -140,18 +147,22 @@ def evaluate(
             batch = own[start : start + BATCH]
             before = seconds()
             answers = loaded.engine.answer([c.request for c in batch])
-            tally.seconds += seconds() - before
+            took_ms = 1000 * (seconds() - before)
+            on_gpu = bool(getattr(loaded.engine, "on_gpu", False))
+            tally.compute.merge(Compute(gpu_ms=took_ms) if on_gpu else Compute(cpu_ms=took_ms))
             for call, answer in zip(batch, answers, strict=True):
                 call.given = answer
                 _score(call, tally.loss, loaded.slots)
             done += len(batch)
             progress(0.1 + 0.9 * done / asked, f"{own[0].decision.task_name}: answering")
     tasks = [
-        {"name": name, **_summary(tally, generalist)}
+        {"name": name, **_summary(tally, price, rates)}
         for name, tally in sorted(tallies.items(), key=lambda item: (-len(item[1].calls), item[0]))
     ]
-    whole = _Tally(calls=calls, seconds=sum(t.seconds for t in tallies.values()))
-    report = {"tasks": tasks, "total": _summary(whole, generalist)}
+    whole = _Tally(calls=calls)
+    for tally in tallies.values():
+        whole.compute.merge(tally.compute)
+    report = {"tasks": tasks, "total": _summary(whole, price, rates)}
     progress(1.0, "done")
     return report, [_row(call) for call in calls]
 
@@ -173,12 +184,13 @@ def _score(call: _Call, loss: OutputKind, slots: SlotChecker | None) -> None:
         call.errors = judgement.reasons
 
 
-def _summary(tally: _Tally, generalist: GeneralistConfig | None) -> dict[str, Any]:
+def _summary(tally: _Tally, price: Price | None, rates: Rates) -> dict[str, Any]:
     calls = tally.calls
     answered = [c for c in calls if c.answered]
     scored = [c for c in answered if c.wrong is not None]
     raw = [c for c in calls if c.wrong is not None]
     right = share(sum(not c.wrong for c in scored), len(scored))
+    risk = share(sum(bool(c.wrong) for c in scored), len(scored))
     raw_right = share(sum(not c.wrong for c in raw), len(raw))
     given = sum(c.given is not None for c in calls)
     out: dict[str, Any] = {
@@ -187,10 +199,12 @@ def _summary(tally: _Tally, generalist: GeneralistConfig | None) -> dict[str, An
         "coverage": len(answered) / len(calls) if calls else 0.0,
         "right": right.value if right.count else None,
         "right_interval": _interval(right),
+        "risk": risk.value if risk.count else None,
+        "risk_interval": _interval(risk),
         "raw_right": raw_right.value if raw_right.count else None,
         "raw_right_interval": _interval(raw_right),
         "generalist": len(calls) - len(answered),
-        "specialist_ms": round(1000 * tally.seconds / given, 3) if given else None,
+        "specialist_ms": round((tally.compute.cpu_ms + tally.compute.gpu_ms) / given, 3) if given else None,
         "generalist_ms": _median([c.latency_ms for c in calls if c.latency_ms is not None]),
     }
     if tally.loss is not None:
@@ -203,11 +217,7 @@ def _summary(tally: _Tally, generalist: GeneralistConfig | None) -> dict[str, An
             "slot_error_interval": _interval(errors),
             "chrf": likeness.value if likeness.count else None,
         }
-    if generalist is not None:
-        spent = [_cost(c, generalist) for c in calls]
-        out["generalist_cost_usd"] = round(sum(spent), 6)
-        out["saved_usd"] = round(sum(s for s, c in zip(spent, calls, strict=True) if c.answered), 6)
-    return out
+    return out | _costs(tally, price, rates)
 
 
 def _likeness(call: _Call) -> float:
@@ -224,12 +234,30 @@ def _median(values: Sequence[float]) -> float | None:
     return sorted(values)[len(values) // 2] if values else None
 
 
-def _cost(call: _Call, generalist: GeneralistConfig) -> float:
+def _costs(tally: _Tally, price: Price | None, rates: Rates) -> dict[str, Any]:
+    """What the calls would cost by the generalist alone and as they are routed now, USD; None where a price is not known.
+
+    Tokens are the recorded answers', estimated where these do not say. A specialist is paid for every call that it was asked.
+    """
+    by_all = None if price is None else sum(_cost(c, price) for c in tally.calls)
+    by_rest = None if price is None else sum(_cost(c, price) for c in tally.calls if not c.answered)
+    compute = rates.usd(tally.compute)
+    routed = plus(by_rest, compute)
+    saved = None if by_all is None or routed is None else by_all - routed
+    amounts = {
+        "generalist_cost_usd": by_all,
+        "routed_cost_usd": routed,
+        "compute_usd": compute,
+        "saved_usd": saved,
+    }
+    return {name: None if usd is None else round(usd, 8) for name, usd in amounts.items()}
+
+
+def _cost(call: _Call, price: Price) -> float:
     if call.recorded is None:
         return 0.0
-    usage = call.recorded.usage
-    spent = usage.prompt_tokens * generalist.price_in + usage.completion_tokens * generalist.price_out
-    return spent / 1_000_000
+    usage = usage_of(call.request, call.recorded)
+    return price.of(usage.prompt_tokens, usage.completion_tokens)
 
 
 def _row(call: _Call) -> dict[str, Any]:
@@ -252,5 +280,6 @@ def _row(call: _Call) -> dict[str, Any]:
         "route": route,
         "confidence": None if given is None else round(given.confidence, 6),
         "raw": raw,
+        "wrong": call.wrong,
         "answer": raw if answered else None,
     }

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import fisher_exact
+
 from shoal.agents.contract.break_even import Price, TaskCost, break_even
 from shoal.agents.contract.calibrate import calibrate
+from shoal.agents.contract.figures import share
 from shoal.agents.contract.gate import HeldOut
 from shoal.agents.contract.loss import SlotChecker, canonical_tool_calls
 from shoal.agents.contract.measures import (
@@ -92,6 +95,24 @@ def _called(canonical: str) -> tuple[CalledFunction, ...]:
     return tuple((str(name), str(arguments)) for name, arguments in json.loads(canonical))
 
 
+def held_out_and_calibration(
+    held_out: Sequence[HeldOut], calibration: Sequence[HeldOut]
+) -> dict[str, dict[str, float | int] | float]:
+    """Right of all answers, as a figure, on the calls that the gate looks at and on those that calibrate.
+
+    Where the gate's calls are the latest of the log, `p` (Fisher's exact test, two-sided) tells whether the traffic has moved: the
+    contract is shown on calls of the whole log, the gate's are what came last. The gate's answers are those of a training that knew
+    a tenth less, where the winner was trained once more.
+    """
+    rows = [[sum(not h.wrong for h in part), len(part)] for part in (held_out, calibration)]
+    table = [[right, of - right] for right, of in rows]
+    return {
+        "held_out": share(*rows[0]).to_dict(),
+        "calibration": share(*rows[1]).to_dict(),
+        "p": float(fisher_exact(table).pvalue) if all(of for _, of in rows) else 1.0,
+    }
+
+
 def calls_to_show(examined: Examined, threshold: float) -> dict[str, list[dict[str, Any]]]:
     """Ids of a few held-out calls with the specialist's confidence: `wrong` (the surest mistakes first), `right`, `unsure`."""
     rows = sorted(
@@ -113,12 +134,17 @@ def calls_to_show(examined: Examined, threshold: float) -> dict[str, list[dict[s
     }
 
 
-def coverage_by_alpha(held: Sequence[HeldOut], delta: float, *, start_share: float) -> list[list[float]]:
-    """[alpha, coverage] for each of `ALPHAS`: what share of the calls could be answered under that contract. 0 where none holds."""
+def coverage_by_alpha(
+    held: Sequence[HeldOut], delta: float, *, start_share: float, groups: Sequence[Hashable] | None = None
+) -> list[list[float]]:
+    """[alpha, coverage] for each of `ALPHAS`: what share of the calls could be answered under that contract. 0 where none holds.
+
+    `groups`: as in `calibrate`.
+    """
     confidences, wrong = [h.confidence for h in held], [h.wrong for h in held]
     out = []
     for alpha in ALPHAS:
-        found = calibrate(confidences, wrong, alpha, delta, start_share=start_share)
+        found = calibrate(confidences, wrong, alpha, delta, start_share=start_share, groups=groups)
         out.append([alpha, found.coverage if found.feasible else 0.0])
     return out
 

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 _NUMBER = re.compile(r"([$€£¥]?)([-+−]?)([$€£¥]?)(\d[\d,]*(?:\.\d+)?|\.\d+)(\s?%?)")
-_DIGITS = re.compile(r"\d+(?:[,.]\d+)*")
+#: letters that make a name with the digits after them (`T1`); scripts without letter case write numbers inside running text
+_LETTER = "A-Za-z\u00aa-\u024f\u0370-\u03ff\u0400-\u04ff_"
+_DIGITS = re.compile(rf"(?<![{_LETTER}\d])[{_LETTER}]+\d\w*|\d+(?:[,.]\d+)*")
+_INSIDE = re.compile(r"\d+")
+_IS_LETTER = re.compile(f"[{_LETTER}]")
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _FLAGS = frozenset({"true", "false", "yes", "no", "none", "null", "n/a", "unknown", ""})
 #: number words by their value
@@ -126,7 +130,9 @@ def _starts_clean(text: str, at: int) -> bool:
         return True
     first, before = text[at], text[at - 1]
     if first.isdigit():
-        return not (before.isdigit() or (before in ".," and at >= 2 and text[at - 2].isdigit()))
+        if before.isdigit() or _IS_LETTER.match(before):
+            return False  # `T1` does not say 1
+        return not (before in ".," and at >= 2 and text[at - 2].isdigit())
     if first.isalnum():
         return not (before.isalnum() or before == "_")
     # a sign or currency must not belong to a number or word before it
@@ -153,14 +159,27 @@ def carries(text: str, value: str) -> bool:
 
 
 def digit_groups(text: str) -> list[str]:
-    """The numbers that a text writes in digits, without separators and trailing zeros: `1,200.50` gives `1200.5`."""
+    """The numbers that a text writes in digits, without separators and trailing zeros: `1,200.50` gives `1200.5`.
+
+    Digits after letters are part of a name, which is given whole and in lower case: `T1` gives `t1`.
+    """
     out = []
     for group in _DIGITS.findall(text):
+        if not group[0].isdigit():
+            out.append(group.lower())
+            continue
         parts = group.split(",")
         thousands = len(parts) > 1 and all(len(part.split(".")[0]) == 3 for part in parts[1:])
         pieces = ["".join(parts)] if thousands else parts
         out += [_plain(Decimal(p)) if p.count(".") < 2 else p for p in pieces]
     return out
+
+
+def source_groups(text: str) -> set[str]:
+    """What a text is a source of: its `digit_groups`, and the numbers inside its names (`T1` may be told as `terminal 1`)."""
+    groups = digit_groups(text)
+    inside = [n for name in groups if not name[0].isdigit() for n in _INSIDE.findall(name)]
+    return {*groups, *digit_groups(" ".join(inside))}
 
 
 def tidy(text: str) -> str:

@@ -17,7 +17,9 @@ from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.lessons import lessons_of
 from shoal.agents.learning.candidates import Trainers, trainer_of
 from shoal.agents.learning.embedders import dense_embedder
+from shoal.agents.learning.learning_costs import LearningCosts, NoteExpenses, TaskCosts, note_nothing
 from shoal.agents.learning.learning_log import LearningLog
+from shoal.agents.learning.lora_job import LoraExecutor
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.planning import plan_tasks, wanted_tasks
@@ -27,6 +29,7 @@ from shoal.agents.learning.specialise import forget_work, specialise
 from shoal.agents.learning.survey import survey_log
 from shoal.agents.learning.task_plan import Plan, Tools
 from shoal.agents.ports import Clock, Embedder, EngineLoader, Registry, TraceStore
+from shoal.agents.registry.lifecycle import Move
 from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
@@ -59,6 +62,8 @@ def learn(
     trainers: Trainers = trainer_of,
     opinions: SecondOpinions = _NOBODY,
     embedder: Embedder | None = None,
+    executor: LoraExecutor | None = None,
+    spend: NoteExpenses = note_nothing,
 ) -> LearnReport:
     """Learn from all traces.
 
@@ -69,8 +74,11 @@ def learn(
         feedback: what was said of answers, oldest first; see `with_lessons`.
         progress: called with (fraction of the run, what is being done).
         opinions: who else is asked about held-out calls.
+        spend: keeps what the run takes.
         stopped: asked between steps; a KeyboardInterrupt is taken alike. What was finished is kept.
-        embedder: what label specialists read besides n-grams; the one that `learning.embedder` names where None.
+        embedder: what label specialists read besides n-grams, and which texts under one prompt are near each other; the one that
+            `learning.embedder` names where None.
+        executor: who trains pretrained bases; this process where None.
 
     Raises:
         DataError: there are no traces.
@@ -92,8 +100,13 @@ def learn(
         trainers=trainers,
         opinions=opinions,
         embedder=dense_embedder(config.learning.embedder) if embedder is None else embedder,
+        executor=executor,
+        costs=LearningCosts(note=spend, now=clock.now),
     )
-    return run.go(store, tasks, feedback)
+    try:
+        return run.go(store, tasks, feedback)
+    finally:
+        run.costs.end()
 
 
 class _Run:
@@ -113,6 +126,8 @@ class _Run:
         trainers: Trainers,
         opinions: SecondOpinions,
         embedder: Embedder | None,
+        executor: LoraExecutor | None,
+        costs: LearningCosts,
     ) -> None:
         self.registry = registry
         self.home = home
@@ -127,6 +142,8 @@ class _Run:
         self.trainers = trainers
         self.opinions = opinions
         self.embedder = embedder
+        self.executor = executor
+        self.costs = costs
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
@@ -147,7 +164,9 @@ class _Run:
         found: Found | None = None
         try:
             self.progress(0.02, "finding tasks")
-            found = find_tasks(calls, known=self.registry.tasks(), seed=self.seed, now=started_at)
+            found = find_tasks(
+                calls, known=self.registry.tasks(), seed=self.seed, now=started_at, embedder=self.embedder
+            )
         except KeyboardInterrupt:
             self.interrupted = True
         traces, usable = calls.traces, calls.usable
@@ -190,7 +209,7 @@ class _Run:
     ) -> None:
         self.registry.put_tasks(found.tasks)
         wanted = wanted_tasks(found.tasks, names)
-        self.rungs = Rungs.survey(self.config)
+        self.rungs = Rungs.survey(self.config, executor=self.executor, speeds=self.home.work / "speed.json")
         if self.config.learning.bases:
             manifest.note(bases=self.rungs.to_dict())
         self.progress(0.06, "looking at the tasks' calls")
@@ -233,11 +252,13 @@ class _Run:
                 self._close(plan, "stopped", "Learning was stopped before its turn; run it again to go on.")
                 continue
             # one task's calls at a time are in memory
-            self._one(
-                plan,
-                partial(survey.material, calls, plan.task.id),
-                self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
-            )
+            with self.costs.task(plan.task.id) as costs:
+                self._one(
+                    plan,
+                    partial(survey.material, calls, plan.task.id),
+                    self._within(0.1 + 0.9 * done, 0.9 * share, plan.task.name),
+                    costs,
+                )
             done += share
             manifest.note(tasks=[r.name for r in self.reports.values()])
 
@@ -262,7 +283,11 @@ class _Run:
         return None
 
     def _one(
-        self, plan: Plan, material: Callable[[], Material], progress: Callable[[float, str], None]
+        self,
+        plan: Plan,
+        material: Callable[[], Material],
+        progress: Callable[[float, str], None],
+        costs: TaskCosts,
     ) -> None:
         started = self.clock.monotonic()
         number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
@@ -274,13 +299,16 @@ class _Run:
             monotonic=self.clock.monotonic,
             now=self.clock.now,
             embedder=self.embedder,
+            costs=costs,
             seconds_left=lambda: self.started + _HARD_SHARE * 60 * self.limit_min - self.clock.monotonic(),
             progress=progress,
             stopped=self.stopped,
             opinions=self.opinions,
         )
+        self.registry.begin_training(plan.task.id, number)
         try:
             version, verdict, cut = specialise(plan, material(), number, tools)
+            costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
             forget_work(plan, self.home)
         except KeyboardInterrupt:
@@ -305,6 +333,9 @@ class _Run:
             reason = f"Training failed: {type(error).__name__}: {error}"
             self._close(plan, "error", reason, seconds=self.clock.monotonic() - started)
             return
+        finally:
+            # nothing where it became a version
+            self.registry.end_training(plan.task.id, number, reason="its run came to no version of it")
         self._close(
             plan,
             verdict.outcome,
@@ -316,14 +347,17 @@ class _Run:
 
     def _register(self, version: Version) -> None:
         """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
-        self.registry.add_version(version)
-        if version.state != VersionState.SHADOW:
-            return
-        for old in self.registry.versions(version.task_id):
-            if old.state == VersionState.SHADOW and old.number < version.number:
-                self.registry.set_state(
-                    old.key, VersionState.RETIRED, reason=f"version {version.number} was learnt"
-                )
+        replaced = [
+            Move(
+                version_key=old.key,
+                before=old.state,
+                after=VersionState.RETIRED,
+                reason=f"version {version.number} was learnt",
+            )
+            for old in self.registry.versions(version.task_id)
+            if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
+        ]
+        self.registry.add_version(version, moves=replaced)
 
     def _close(
         self,

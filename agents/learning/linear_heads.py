@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix
 
+from shoal.agents.learning.sureness import Sureness, fit_sureness
+
 Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -30,7 +32,7 @@ _SHARED = 0.7
 #: by how much a single model must order its answers better than the sum of both to be preferred
 _CLEARLY = 0.15
 #: a call's share of known n-grams is usual unless it is below that of all but this share of held-out calls
-_UNUSUAL_SHARE = 0.05
+_UNUSUAL_SHARE = 0.02
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -48,7 +50,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """What held-out calls chose: the factor of each model in the sum, and the share of known n-grams that is usual.
+    """What held-out calls chose: the factor of each model in the sum, the share of known n-grams that is usual, and how sure it is.
 
     Only a share below the usual one lowers a call's confidence. Among usual calls those of which everything is known are not the
     surest: the shortest ones are, and of those the vaguest ("I need a flight") are answered now this way, now that.
@@ -56,16 +58,23 @@ class Mixture:
 
     scales: Mapping[str, float]
     usual_known: float
+    #: None where held-out calls were too few to fit one: an answer is then as sure as it is likely
+    sureness: Sureness | None = None
 
     def to_dict(self) -> dict[str, object]:
-        return {"scales": dict(self.scales), "usual_known": self.usual_known}
+        sureness = None if self.sureness is None else self.sureness.to_dict()
+        return {"scales": dict(self.scales), "usual_known": self.usual_known, "sureness": sureness}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Mixture:
         scales = data["scales"]
         assert isinstance(scales, Mapping)
-        usual = data["usual_known"]
-        return cls(scales={str(k): float(v) for k, v in scales.items()}, usual_known=float(str(usual)))
+        usual, sureness = data["usual_known"], data.get("sureness")
+        return cls(
+            scales={str(k): float(v) for k, v in scales.items()},
+            usual_known=float(str(usual)),
+            sureness=Sureness.from_dict(sureness) if isinstance(sureness, Mapping) else None,
+        )
 
     def of(self, models: Mapping[str, Linear]) -> Linear:
         """One model: the sum of those that are there, each by its factor."""
@@ -181,13 +190,16 @@ def area(confidence: Matrix, right: NDArray[np.bool_]) -> float:
     return float((np.cumsum(~right[order]) / np.arange(1, len(order) + 1)).mean())
 
 
-def mix(logits: Mapping[str, Matrix], y: Labels, known: Matrix) -> tuple[Mixture, dict[str, float]]:
+def mix(
+    logits: Mapping[str, Matrix], y: Labels, known: Matrix, words: Sequence[int]
+) -> tuple[Mixture, dict[str, float]]:
     """Which models to add up, and by which factors, from their masked logits on calls that they were not trained on.
 
     Args:
         logits: of each model, shape (calls, answers).
         y: the answers, -1 for one that is none of them.
         known: share of known n-grams of each call.
+        words: how many its newest user message has.
 
     Returns:
         What was chosen, and of each choice the area under its risk-coverage curve.
@@ -210,7 +222,9 @@ def mix(logits: Mapping[str, Matrix], y: Labels, known: Matrix) -> tuple[Mixture
     if scores[both] <= scores[best] * (1 + _CLEARLY):
         best = both
     usual = float(np.quantile(known, _UNUSUAL_SHARE))
-    return Mixture(scales=choices[best], usual_known=usual if usual > 0 else 1.0), scores
+    probabilities = softmax(_sum(logits, choices[best]))
+    sureness = fit_sureness(probabilities, words, probabilities.argmax(axis=1) == y)
+    return Mixture(scales=choices[best], usual_known=usual if usual > 0 else 1.0, sureness=sureness), scores
 
 
 def _sum(logits: Mapping[str, Matrix], scales: Mapping[str, float]) -> Matrix:

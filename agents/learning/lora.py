@@ -13,24 +13,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from shoal.agents.learning.answer_forms import AnswerForm
 from shoal.agents.learning.base_files import (
-    can_quantise,
-    device,
     digest_of,
     dtype_for,
+    has_bf16,
     load_model,
     load_tokenizer,
     locate,
 )
-from shoal.agents.learning.bases import Base, NodeRoom, card_of, check_fit, fit_training
+from shoal.agents.learning.bases import Base, FourBit, NodeRoom, card_of, check_fit, fit_training
+from shoal.agents.learning.candidates import LORA
+from shoal.agents.learning.lora_executors import InProcess
+from shoal.agents.learning.lora_job import LoraExecutor, LoraJob, LoraSettings, Pair, Trained, plan_steps
 from shoal.agents.learning.lora_prompts import Prompter
-from shoal.agents.learning.lora_run import KIND, LoraRun, LoraSettings, Pair, plan_steps, with_adapter
+from shoal.agents.learning.lora_run import with_adapter
 from shoal.agents.learning.slots import SlotRules, learn_slot_rules
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.errors import DataError
@@ -41,9 +42,6 @@ ADAPTER, MERGED = "adapter_model.safetensors", "model.safetensors"
 WATCHED = 256
 #: texts that keep their task's rules are learnt from alone if they are this share of all
 _FAITHFUL_SHARE = 0.25
-#: 4-bit weights, with their scales, against 2 bytes
-_QUANTISED = 0.3
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +52,8 @@ class Rung:
         nodes: where it could serve.
         tier, private: of the task's calls, see `Material`.
         merge: keep merged weights instead of low-rank ones.
+        four_bit: whether the base's weights are held in 4 bits while it is trained.
+        executor: who carries the run out.
     """
 
     base: Base
@@ -62,7 +62,9 @@ class Rung:
     tier: str = ""
     private: bool = False
     merge: bool = False
+    four_bit: FourBit = "auto"
     settings: LoraSettings = field(default_factory=LoraSettings)
+    executor: LoraExecutor = field(default_factory=InProcess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,38 +104,38 @@ def train_lora(
     pairs = [p for p in read.pairs if len(p.ids) <= base.context]
     watched = [p for p in _read(choose, form, prompter).pairs if len(p.ids) <= base.context][:WATCHED]
     watched = watched or pairs[: max(1, len(pairs) // 10)]
-    on_gpu = device().type == "cuda"
-    free_mb = _free_mb(on_gpu)
-    four_bit = on_gpu and can_quantise() and base.weights_mb > 0.5 * free_mb
-    weighed = replace(base, parameters=int(base.parameters * _QUANTISED)) if four_bit else base
-    longest = max(len(p.ids) for p in pairs)
-    fit = fit_training(weighed, rows=rung.settings.batch, tokens=longest, free_mb=free_mb)
-    plan = plan_steps(
-        pairs, context.seconds, base.parameters, rung.settings, gpu=on_gpu, twice=fit.checkpointing
+    hardware = rung.executor.hardware()
+    dtype = dtype_for(base.parameters, bf16=hardware.bf16)
+    fit, four_bit = fit_training(
+        replace(base, bytes_each=torch.finfo(dtype).bits // 8),
+        rows=rung.settings.batch,
+        tokens=max(len(p.ids) for p in pairs),
+        free_mb=hardware.free_mb,
+        four_bit=rung.four_bit,
+        no_four_bit=hardware.no_four_bit,
     )
-    dtype = dtype_for(base.parameters)
-    before = _held_mb(on_gpu)
-    context.progress(0.0, f"loading {base.model}")
-    model = load_model(rung.folder, base.architecture, dtype, four_bit=four_bit)
-    loaded_mb = max(0.0, _held_mb(on_gpu) - before)
-    if four_bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    run = LoraRun(
-        model,
-        pairs,
-        watched,
+    plan = plan_steps(
+        pairs, context.seconds, base.parameters, rung.settings, hardware, twice=fit.checkpointing
+    )
+    job = LoraJob(
+        base=base,
+        dtype=_name_of(dtype),
+        four_bit=four_bit,
+        pairs=tuple(pairs),
+        watched=tuple(watched),
         plan=plan,
         fit=fit,
         settings=rung.settings,
-        context=context,
-        mark=f"{base.sha256} {dtype} {four_bit}",
+        seed=context.seed,
+        seconds=context.seconds,
         pad=prompter.pad,
+        private=rung.private,
     )
-    run.go()
+    run = rung.executor.run(job, context)
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "base": card_of(base, merged=rung.merge),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": _name_of(dtype_for(base.parameters, bf16=has_bf16())),
         "form": form.to_dict(),
         "max_new_tokens": most,
         "context": base.context,
@@ -141,14 +143,13 @@ def train_lora(
     _save(folder, run, prompter, rules, facts)
     if rung.merge:
         # rounding once, from full precision, is what keeps merged answers those of the low-rank weights
-        del model
         merge(folder, rung.folder, folder)
         (folder / ADAPTER).unlink()
         (folder / "adapter_config.json").unlink()
     context.progress(1.0, "done")
     parent = {"model": base.model, "revision": base.revision, "sha256": base.sha256}
     return TrainReport(
-        kind=KIND,
+        kind=LORA,
         steps=run.step,
         cut_by_clock=run.cut,
         details={
@@ -160,19 +161,25 @@ def train_lora(
             "planned_steps": plan.steps,
             "stopped_early": run.stopped_early,
             "choose_loss": run.best_loss,
-            "trained_parameters": sum(w.numel() for w in run.trained.values()),
+            "trained_parameters": sum(w.numel() for w in run.weights.values()),
             "prompt_tokens": read.prompt,
             "answer_tokens": most,
             "dtype": facts["dtype"],
+            "trained_in": job.dtype,
+            "on_gpu": hardware.gpu,
             "four_bit": four_bit,
+            "workers": hardware.workers,
+            "flops": hardware.flops,
             "rows_at_once": fit.rows,
             "checkpointing": fit.checkpointing,
             "fits": node.name,
-            "loaded_mb": round(loaded_mb, 1),
+            "loaded_mb": round(run.loaded_mb, 1),
             "memory_mb": round(
-                base.serving_mb(read.prompt + most) + max(0.0, loaded_mb - base.weights_mb), 1
+                base.serving_mb(read.prompt + most) + max(0.0, run.loaded_mb - base.weights_mb), 1
             ),
-            "device": device().type,
+            # versions with the same share one base in memory
+            "shares": "" if rung.merge else f"{base.sha256[:12]}-{facts['dtype']}",
+            "device": "cuda" if hardware.gpu else "cpu",
         },
     )
 
@@ -199,11 +206,15 @@ def _faithful(examples: Sequence[Example], rules: SlotRules | None) -> Sequence[
     return kept if len(kept) >= _FAITHFUL_SHARE * len(examples) else examples
 
 
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _save(
-    folder: Path, run: LoraRun, prompter: Prompter, rules: SlotRules | None, facts: Mapping[str, Any]
+    folder: Path, run: Trained, prompter: Prompter, rules: SlotRules | None, facts: Mapping[str, Any]
 ) -> None:
     run.adapter.save_pretrained(str(folder))
-    save_file(run.weights(), folder / ADAPTER, metadata={"format": "pt"})
+    save_file(dict(run.weights), folder / ADAPTER, metadata={"format": "pt"})
     prompter.tokenizer.save_pretrained(folder)
     if rules is not None:
         (folder / "slots.json").write_text(json.dumps(rules.to_dict(), ensure_ascii=False), encoding="utf-8")
@@ -252,16 +263,3 @@ def find_base(facts: Mapping[str, Any]) -> Path:
             remedy="Bring them back, or learn again.",
         )
     return folder
-
-
-def _free_mb(on_gpu: bool) -> float:
-    """MiB that training may count on: all of the GPU's or the machine's, so that a busy moment changes no decision."""
-    if on_gpu:
-        return float(torch.cuda.get_device_properties(0).total_memory / _MIB)
-    return float(psutil.virtual_memory().total / _MIB)
-
-
-def _held_mb(on_gpu: bool) -> float:
-    if on_gpu:
-        return float(torch.cuda.memory_allocated() / _MIB)
-    return float(psutil.Process().memory_info().rss / _MIB)

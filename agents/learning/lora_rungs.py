@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shoal.agents.learning.bases import Base, NodeRoom, cheapest_first
+from shoal.agents.learning.bases import Base, FourBit, NodeRoom, cheapest_first
 from shoal.agents.learning.candidates import LORA, Prospect, Trainers
+from shoal.agents.learning.lora_job import LoraExecutor
 from shoal.agents.learning.survey import Survey
 from shoal.agents.learning.training import Trainer
 from shoal.agents.registry.records import OutputKind
@@ -26,17 +27,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rungs:
-    """What of `learning.bases` may be used. `refused`: base -> why not. `nodes`: where specialists could run."""
+    """What of `learning.bases` may be used.
+
+    Attributes:
+        refused: base -> why not.
+        nodes: where specialists could run.
+        executor: who trains; None where no base may be used.
+        hardware: what it trains on, for the run's manifest.
+    """
 
     bases: tuple[tuple[Base, Path], ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[NodeRoom, ...] = ()
     merge: bool = False
+    four_bit: FourBit = "auto"
+    executor: LoraExecutor | None = None
+    hardware: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def survey(cls, config: Config, nodes: Sequence[NodeRoom] | None = None) -> Rungs:
-        """Look at each base that the owner lists; `nodes`: this machine where None. Raises nothing: a base that may not be used is
-        refused with the reason, and the ladder goes without it."""
+    def survey(
+        cls,
+        config: Config,
+        nodes: Sequence[NodeRoom] | None = None,
+        *,
+        executor: LoraExecutor | None = None,
+        speeds: Path | None = None,
+    ) -> Rungs:
+        """Look at each base that the owner lists, and at what they would be trained on. Raises nothing: a base that may not be used is
+        refused with the reason, and the ladder goes without it.
+
+        Args:
+            nodes: this machine where None.
+            executor: who trains; this process where None, which then measures its speed once and keeps it in `speeds`.
+        """
         listed = config.learning.bases
         if not listed:
             return cls()
@@ -46,6 +69,7 @@ class Rungs:
             import peft  # noqa: F401
 
             from shoal.agents.learning.base_files import read_base
+            from shoal.agents.learning.lora_executors import InProcess
         except ImportError as error:
             why = f"LoRA needs packages that are not installed ({error}). pip install 'shoal[bases]'."
             return cls(refused={entry.model: why for entry in listed})
@@ -61,12 +85,23 @@ class Rungs:
             except DataError as error:
                 refused[entry.model] = str(error)
                 log.warning("%s", error)
+        hardware: Mapping[str, Any] = {}
+        executor = executor or InProcess(speeds=speeds)
+        if found:
+            try:
+                hardware = executor.hardware().to_dict()
+            except DataError as error:
+                log.warning("%s", error)
+                return cls(refused={**refused, **{model: str(error) for model in found}})
         order = cheapest_first([base for base, _ in found.values()])
         return cls(
             bases=tuple(found[base.model] for base in order),
             refused=refused,
             nodes=tuple(this_machine(config) if nodes is None else nodes),
             merge=config.learning.merge,
+            four_bit=config.learning.four_bit,
+            executor=executor,
+            hardware=hardware,
         )
 
     def extend(self, prospect: Prospect, kind: OutputKind, survey: Survey, *, min_calls: int) -> Prospect:
@@ -89,6 +124,8 @@ class Rungs:
             from shoal.agents.learning.lora import Rung, train_lora
 
             base, folder = self.bases[int(kind.partition("@")[2])]
+            if self.executor is None:
+                raise ValueError("Rungs that were not surveyed have nobody who trains.")
             rung = Rung(
                 base=base,
                 folder=folder,
@@ -96,6 +133,8 @@ class Rungs:
                 tier=survey.tier,
                 private=survey.private,
                 merge=self.merge,
+                four_bit=self.four_bit,
+                executor=self.executor,
             )
             return partial(train_lora, rung=rung)
 
@@ -104,12 +143,18 @@ class Rungs:
     def identity(self) -> list[Any]:
         """What versions depend on; empty without bases."""
         return (
-            [[b.model, b.revision, b.parameters] for b, _ in self.bases] + [self.merge] if self.bases else []
+            [[b.model, b.revision, b.parameters] for b, _ in self.bases] + [self.merge, self.four_bit]
+            if self.bases
+            else []
         )
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's manifest."""
-        return {"usable": [base.to_dict() for base, _ in self.bases], "refused": dict(self.refused)}
+        return {
+            "usable": [base.to_dict() for base, _ in self.bases],
+            "refused": dict(self.refused),
+            "hardware": dict(self.hardware),
+        }
 
 
 def this_machine(config: Config) -> list[NodeRoom]:

@@ -89,6 +89,7 @@ def material_of(
             content=lesson.content,
             group=_group(trace, lesson.request, openings),
             tool_calls=tuple(lesson.answer.tool_calls),
+            timestamp=trace.timestamp,
         )
         (calling if example.tool_calls else examples).append(example)
     return Material(examples, calling, left_out, tier, private)

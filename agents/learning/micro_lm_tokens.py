@@ -37,6 +37,8 @@ _FIXED = (PAD, BOS, SEP, EOS, GLUE, NEGATIVE, ZERO, ONE, VOWEL, PLURAL, MORE, LE
 GENERIC = 24
 #: a value or slot name needs this many sightings to have a token
 MIN_TOKEN = 3
+#: a field tells kinds of records apart where at most this share of its values stands there once or twice
+_MOST_RARE = 0.01
 #: literal text of one value, in characters, that the model reads
 MAX_LITERAL = 600
 _WORDS = re.compile(r"[^\W_]+")
@@ -51,11 +53,13 @@ class Encoded:
         ids: `<bos>` ... `<sep>`.
         tokens: slot by the id that stands for it in this prompt.
         strange: what the training data never had: paths, values that steer the wording, words of free text.
+        foreign: it is a record of a kind that training never had: one of `Vocabulary.kinds` has another value.
     """
 
     ids: list[int]
     tokens: Mapping[int, Slot]
     strange: tuple[str, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class Vocabulary:
     open_paths: frozenset[str]
     #: paths that nearly every prompt has
     usual: frozenset[str]
+    #: of those, the ones that say what kind of record it is (a service, a type): each has one of a few values, again and again
+    kinds: frozenset[str]
     #: tokens of the longest answer in training
     longest: int
     names: Mapping[int, str] = field(default_factory=dict)
@@ -96,6 +102,7 @@ class Vocabulary:
         ids = [self.special[BOS]]
         tokens: dict[int, Slot] = {}
         strange: list[str] = []
+        foreign = False
         before: Slot | None = None
         if not prompt.free:
             there = {general_path(leaf.path) for leaf in prompt.leaves}
@@ -115,8 +122,13 @@ class Vocabulary:
                 before = slot
             else:
                 ids += self._literal(part, strange, vary)
+                foreign = foreign or self._foreign(part)
         ids.append(self.special[SEP])
-        return Encoded(ids, tokens, tuple(strange))
+        return Encoded(ids, tokens, tuple(strange), foreign)
+
+    def _foreign(self, leaf: Leaf) -> bool:
+        path = general_path(leaf.path)
+        return path in self.kinds and f"={path}={leaf.text}" not in self.special
 
     def _distraction(self, vary: random.Random) -> list[int]:
         """Something that does not belong here: the model learns to leave it out."""
@@ -233,6 +245,7 @@ class Vocabulary:
             "constant": sorted(self.constant),
             "open_paths": sorted(self.open_paths),
             "usual": sorted(self.usual),
+            "kinds": sorted(self.kinds),
             "longest": self.longest,
         }
         (folder / "vocabulary.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
@@ -243,6 +256,8 @@ class Vocabulary:
         bpe = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         data: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         sets = {name: frozenset(data[name]) for name in ("words", "constant", "open_paths", "usual")}
+        # one that was written before kinds were told apart
+        sets["kinds"] = frozenset(data.get("kinds", sets["usual"] - sets["open_paths"]))
         return _assemble(bpe, data["special"], sets, int(data["longest"]))
 
 
@@ -258,6 +273,7 @@ def _assemble(
         constant=sets["constant"],
         open_paths=sets["open_paths"],
         usual=sets["usual"],
+        kinds=sets["kinds"],
         longest=longest,
         names={number: name for name, number in ids.items()},
     )
@@ -301,6 +317,11 @@ def build_vocabulary(
         for (path, text), n in sorted(steering.items())
         if n >= MIN_TOKEN and path not in open_paths
     ]
+    usual = {path for path, n in prompts_with.items() if n >= 0.98 * len(pairs)}
+    again = Counter[str]()
+    for (path, _), n in steering.items():
+        again[path] += n if n >= MIN_TOKEN else 0
+    kinds = {path for path in usual - open_paths if again[path] >= (1 - _MOST_RARE) * paths[path]}
     special = [
         *_FIXED,
         *(f"@#{n}" for n in range(GENERIC)),
@@ -326,7 +347,8 @@ def build_vocabulary(
         "words": frozenset(words),
         "constant": frozenset(constant),
         "open_paths": frozenset(open_paths),
-        "usual": frozenset(path for path, n in prompts_with.items() if n >= 0.98 * len(pairs)),
+        "usual": frozenset(usual),
+        "kinds": frozenset(kinds),
     }
     vocabulary = _assemble(bpe, special, sets, 0)
     lengths = (

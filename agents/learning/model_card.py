@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shoal.agents.registry.records import Task, Version
@@ -141,6 +141,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if gate.get("outcome"):
         yield ""
         yield from _wrapped(f"Gate: {gate['outcome']}. {' '.join(gate.get('reasons', ()))}")
+    if by_alpha := evidence.get("coverage_by_alpha"):
+        yield ""
+        yield from _wrapped(f"Could answer, by the share that may be wrong (α): {_by_alpha(by_alpha)}.")
     yield ""
     yield "## Evidence"
     yield ""
@@ -177,6 +180,13 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         "Right means: as the large model answered, by the task's loss. Where the large model was wrong, this one learnt to be. "
         "The contract holds for traffic like that of its log; when traffic changes, learn again. Its training calls were scrubbed "
         "of recognised personal data; what no recogniser knows may still be in its vocabulary."
+    )
+
+
+def _by_alpha(rows: Iterable[Sequence[float]]) -> str:
+    return ", ".join(
+        f"{alpha:.3g}% {share:.0%}" if share else f"{alpha:.3g}% infeasible"
+        for alpha, share in ((100 * row[0], row[1]) for row in rows)
     )
 
 

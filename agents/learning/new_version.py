@@ -44,6 +44,7 @@ def new_version(
         "pipeline": PIPELINE,
         "seed": plan.seed,
         "loss": str(plan.prospect.loss),
+        "judged": tools.config.contract.judged(plan.task.name),
         "calls": {
             "train": len(split.train),
             "choose": len(split.choose),
@@ -115,6 +116,8 @@ def new_version(
             # a base that is only referred to is not in the folder, but in memory
             "memory_mb": best.report.details.get("memory_mb")
             or round(_OWN_MEMORY_MB + embedder_mb + 3 * weights_mb, 1),
+            # what it shares with other versions of its host
+            "base": best.report.details.get("shares", ""),
             "weights_mb": round(weights_mb, 2),
             "tier": plan.survey.tier or placement.tier,
             "why_tier": "as most of its calls wish" if plan.survey.tier else "",

@@ -83,6 +83,8 @@ def plan_tasks(
             opinions=opinions,
             bases=rungs.identity(),
             embedder=embedder,
+            split=config.learning.split,
+            by_judge=config.contract.judged(task.name),
         )
         plans.append(
             Plan(

@@ -12,18 +12,23 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.contract.figures import share
 from shoal.agents.contract.gate import HeldOut
 from shoal.agents.contract.loss import SlotChecker, canonical_tool_calls, judge
 from shoal.agents.learning.training import Example
 from shoal.agents.ports import Generalist
 from shoal.agents.registry.records import OutputKind
-from shoal.agents.traces.chat import Answer, ChatRequest, text_of
+from shoal.agents.traces.chat import Answer, ChatRequest, Usage, text_of
+from shoal.agents.traces.tokens import usage_of
 from shoal.errors import ShoalError
 
 Choice: TypeAlias = Literal["first", "second", "tie"]
 #: opens a connection to a model for as long as the context lasts
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Generalist]]
+
+#: takes the tokens of each call that was answered
+Used: TypeAlias = Callable[[Sequence[Usage]], None]
 
 _AT_ONCE = 4
 _DEADLINE_S = 120.0
@@ -42,11 +47,18 @@ _INSTRUCTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adviser:
-    """Somebody to ask. `calls`: for how many held-out calls of a task. `local`: it may see `local-only` data."""
+    """Somebody to ask.
+
+    Attributes:
+        calls: for how many held-out calls of a task.
+        local: it may see `local-only` data.
+        price: of its tokens; None where it is not known.
+    """
 
     open: Opener
     calls: int
     local: bool = False
+    price: Price | None = None
 
     def may_see(self, private: bool) -> bool:
         return self.local or not private
@@ -54,10 +66,17 @@ class Adviser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondOpinions:
-    """Whom a learning run may ask; None for nobody. `again`: the generalist itself; `judge`: another model."""
+    """Whom a learning run may ask; None for nobody.
+
+    Attributes:
+        again: the generalist itself.
+        judge: another model, that compares texts for the owner to see.
+        loss: the same, for tasks whose loss it is; `calls` to choose by, and as many to calibrate.
+    """
 
     again: Adviser | None = None
     judge: Adviser | None = None
+    loss: Adviser | None = None
 
 
 def ask_again(
@@ -68,13 +87,19 @@ def ask_again(
     *,
     calling: frozenset[str],
     slots: SlotChecker | None = None,
+    used: Used = lambda usages: None,
 ) -> list[HeldOut]:
     """Put the first held-out prompts to the generalist once more; returns the verdicts with `again_wrong` set on those.
 
     A second answer is judged by the first, as a specialist's is. A call that fails is left out.
+
+    Args:
+        used: takes what the answers took.
     """
     asked = list(examples[: adviser.calls])
-    answers = _each(adviser, [_plain(e.request) for e in asked], _ask)
+    requests = [_plain(e.request) for e in asked]
+    answers = _each(adviser, requests, _ask)
+    used(_usages(requests, answers))
     out = list(held_out)
     for i, (example, answer) in enumerate(zip(asked, answers, strict=True)):
         if answer is None:
@@ -93,7 +118,11 @@ def _differs(
 
 
 def prefer(
-    adviser: Adviser, examples: Sequence[Example], given: Sequence[str | None]
+    adviser: Adviser,
+    examples: Sequence[Example],
+    given: Sequence[str | None],
+    *,
+    used: Used = lambda usages: None,
 ) -> dict[str, Any] | None:
     """What a judge model prefers: the specialist's texts or the generalist's.
 
@@ -107,6 +136,7 @@ def prefer(
         questions.append(question(example.request, said, example.content))
         questions.append(question(example.request, example.content, said))
     answers = _each(adviser, questions, _ask)
+    used(_usages(questions, answers))
     verdicts: list[Choice] = []
     for ahead, behind in zip(answers[::2], answers[1::2], strict=True):
         if ahead is not None and behind is not None:
@@ -139,6 +169,11 @@ def agreed(ahead: Choice, behind: Choice) -> Choice:
     """The verdict on a pair from both orders: `behind` was asked with the places swapped."""
     swapped: dict[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
     return ahead if ahead == swapped[behind] else "tie"
+
+
+def _usages(requests: Sequence[ChatRequest], answers: Sequence[Answer | None]) -> list[Usage]:
+    """Of those that were answered."""
+    return [usage_of(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
 
 
 async def _ask(model: Generalist, request: ChatRequest) -> Answer | None:

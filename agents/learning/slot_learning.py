@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shoal.agents.learning.forms import digit_groups, find_spans, is_flag, read_number, tidy
+from shoal.agents.learning.forms import digit_groups, find_spans, is_flag, read_number, source_groups, tidy
 from shoal.agents.learning.records import general_path
 from shoal.agents.learning.slots import (
     KeyRule,
@@ -160,9 +160,7 @@ def _numbers(pairs: Sequence[_Pair]) -> tuple[frozenset[str], float]:
     strange = []
     for pair in pairs:
         groups = set(digit_groups(pair.answer))
-        strange.append(
-            groups - numbers_of(pair.prompt) - set(digit_groups(pair.system)) if groups else groups
-        )
+        strange.append(groups - numbers_of(pair.prompt) - source_groups(pair.system) if groups else groups)
     seen = Counter(number for numbers in strange for number in numbers)
     habits = {number for number, n in seen.items() if n >= max(3, 0.02 * len(pairs))}
     return frozenset(habits), sum(bool(numbers - habits) for numbers in strange) / len(pairs)

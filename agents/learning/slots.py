@@ -15,7 +15,16 @@ from itertools import islice
 from typing import Any
 
 from shoal.agents.learning import forms as value_forms
-from shoal.agents.learning.forms import AS_IS, WORD, digit_groups, find_spans, is_flag, read_number, tidy
+from shoal.agents.learning.forms import (
+    AS_IS,
+    WORD,
+    digit_groups,
+    find_spans,
+    is_flag,
+    read_number,
+    source_groups,
+    tidy,
+)
 from shoal.agents.learning.records import Leaf, find_record, general_path
 from shoal.agents.learning.training import Example
 from shoal.agents.learning.wording import Wording
@@ -223,8 +232,8 @@ class SlotRules:
 
         Missing: the value of a required slot that stands in the answer in none of its forms (as written, absolute,
         with thousands separators, without trailing zeros, rounded, without `%`, underscores as spaces, a number word
-        from two to twelve), letter case aside, at word boundaries. Invented: a number in digits that neither the
-        prompt has in some form nor this task's answers write by habit; a known value of a required slot that the
+        from two to twelve), letter case aside, at word boundaries. Invented: a number in digits, or a name with
+        digits (`T1`), that neither the prompt has in some form nor this task's answers write by habit; a known value of a required slot that the
         prompt lacks; a word that says the opposite of a number's sign.
         """
         prompt = self.prompt(request)
@@ -235,7 +244,7 @@ class SlotRules:
             for slot in slots
             if slot.required and not carries(answer, slot.leaf.text)
         ]
-        known = numbers_of(prompt) | self.numbers | set(digit_groups(request.system_text))
+        known = numbers_of(prompt) | self.numbers | source_groups(request.system_text)
         out += [f"invented number: {n}" for n in dict.fromkeys(digit_groups(answer)) if n not in known]
         whole = f"{prompt.text}\n{request.system_text}"
         out += [f"invented value: {value}" for value in self._strange(whole, answer)]
@@ -310,7 +319,7 @@ def tag_of(leaf: Leaf) -> str:
 
 def numbers_of(prompt: Prompt) -> set[str]:
     """Every number that the prompt has, in any form in which an answer may write it."""
-    out = set(digit_groups(prompt.text))
+    out = source_groups(prompt.text)
     for text in {leaf.text for leaf in prompt.leaves}:
         for form in forms(text).values():
             out.update(digit_groups(form))

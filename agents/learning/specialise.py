@@ -14,14 +14,21 @@ from shoal.agents.contract.calibrate import START_SHARE, Calibration, calibrate
 from shoal.agents.contract.gate import GateRules, Verdict, decide
 from shoal.agents.learning.candidate_training import Candidate, train_candidate, train_on_all
 from shoal.agents.learning.candidates import LORA, TOOL_CALL
-from shoal.agents.learning.evidence import Examined, calls_to_show, coverage_by_alpha, measure
+from shoal.agents.learning.evidence import (
+    Examined,
+    calls_to_show,
+    coverage_by_alpha,
+    held_out_and_calibration,
+    measure,
+)
 from shoal.agents.learning.held_out import MOST_NEIGHBOURS, answers_of, judged, nearest_answers
+from shoal.agents.learning.judge_loss import judged_by
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.new_version import new_version
 from shoal.agents.learning.second_opinions import ask_again, prefer
 from shoal.agents.learning.splits import Split, leakage, split_examples, unseen, without_duplicates
-from shoal.agents.learning.task_plan import Plan, Tools
+from shoal.agents.learning.task_plan import Plan, Tools, judge_model
 from shoal.agents.learning.training import Example
 from shoal.agents.registry.records import OutputKind, Version
 from shoal.errors import DataError
@@ -48,7 +55,9 @@ def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tup
         KeyboardInterrupt: the run was stopped; what training had done waits in the work folder.
     """
     cpu_before = tools.cpu_seconds()
-    split = split_examples([*material.examples, *material.calling], seed=plan.seed)
+    split = split_examples(
+        [*material.examples, *material.calling], seed=plan.seed, by=tools.config.learning.split
+    )
     calling = frozenset(e.id for e in material.calling)
     gives_calls = TOOL_CALL in plan.prospect.kinds
     train = [e for e in split.train if gives_calls or e.id not in calling]
@@ -58,6 +67,8 @@ def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tup
     notes: list[dict[str, Any]] = []
     best: Candidate | None = None
     work = _work_folder(plan, tools.home)
+    # so that what is kept of a run that died goes when one of its calls is erased
+    write_learnt_calls(work, (e.id for e in (*split.train, *split.choose, *split.calibration)))
     most = MOST_NEIGHBOURS if plan.prospect.loss == OutputKind.TEXT else _MOST_LOOKED_UP
     floors = nearest_answers(train, choose, most=most)
     for kind in plan.prospect.kinds:
@@ -89,6 +100,7 @@ def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tup
         slots=best.slots,
     )
     found = {
+        "split": {"by": split.by, **held_out_and_calibration(best.held_out, examined.held_out)},
         "measures": measures.to_dict(),
         "calls_to_show": calls_to_show(examined, calibration.threshold),
         "coverage_by_alpha": by_alpha,
@@ -150,11 +162,22 @@ def _opinions(best: Candidate, plan: Plan, calling: frozenset[str], tools: Tools
     if again is not None and again.may_see(private):
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(
-            again, plan.prospect.loss, best.examples, best.held_out, calling=calling, slots=best.slots
+            again,
+            plan.prospect.loss,
+            best.examples,
+            best.held_out,
+            calling=calling,
+            slots=best.slots,
+            used=lambda usages: tools.costs.asked("again", usages, again.price),
         )
     if judge is not None and plan.prospect.loss == OutputKind.TEXT and judge.may_see(private):
         tools.progress(0.88, "a judge model compares texts")
-        if preferred := prefer(judge, best.examples, [a.content for a in best.given]):
+        if preferred := prefer(
+            judge,
+            best.examples,
+            [a.content for a in best.given],
+            used=lambda usages: tools.costs.asked("judge", usages, judge.price),
+        ):
             return {"judge": {"figures": preferred}}
     return {}
 
@@ -165,18 +188,28 @@ def _judge(
     loss = plan.prospect.loss
     if best.kind == LORA:
         calls = calls[:_MOST_CALIBRATION_LORA]
+    judge = judge_model(plan, tools)
+    if judge is not None:
+        calls = calls[: judge.calls]
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
+    if judge is not None:
+        held = judged_by(judge, calls, given, held)
     # where the other held-out calls say that little can be answered, less is tried
     start_share = min(START_SHARE, 0.7 * best.coverage)
+    groups = [e.group for e in calls]
     calibration = calibrate(
         [h.confidence for h in held],
         [h.wrong for h in held],
         plan.alpha,
         plan.delta,
         start_share=start_share,
+        groups=groups,
     )
-    defined = loss != OutputKind.TEXT or best.slots is not None
-    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share) if defined else []
+    if tools.config.contract.judged(plan.task.name):
+        defined = judge is not None
+    else:
+        defined = loss != OutputKind.TEXT or best.slots is not None
+    by_alpha = coverage_by_alpha(held, plan.delta, start_share=start_share, groups=groups) if defined else []
     verdict = decide(loss, best.held_out, calibration, loss_defined=defined)
     return calibration, verdict, by_alpha, Examined(examples=calls, answers=given, held_out=held)

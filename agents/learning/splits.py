@@ -1,5 +1,9 @@
 """Which examples train, which choose and gate, which calibrate. The three never overlap, also not by conversation.
 
+By conversation (at random), or by time: the gate then looks at the conversations that ended last, so that its figures say how a
+specialist does on what came after all that it learnt from. Calibration is drawn at random from the whole log either way: the contract's
+proof needs calls that are exchangeable with the traffic, and one window of time is not.
+
 Pure: the same seed and groups give the same split, whatever the order of the examples. Knows no kind of model.
 """
 
@@ -9,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from shoal.agents.contract.loss import canonical_json, normal_label
 from shoal.agents.curation.duplicates import Said, find_duplicates
@@ -30,13 +35,25 @@ _FEW = 150
 _MOST_OF_FEW = 0.4
 
 
+#: timestamps follow conversations where so many of them (of more than one call) last no longer than such a share of the log
+_SHORT_LIVED, _SHORT = 0.9, 0.1
+#: fewer moments than this order nothing
+_FEWEST_MOMENTS = 10
+
+By: TypeAlias = Literal["auto", "conversation", "time"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Examples by use. Every group stands in exactly one of the three."""
+    """Examples by use. Every group stands in exactly one of the three.
+
+    `by`: how `choose` was taken, `conversation` (at random) or `time` (those that ended last).
+    """
 
     train: Sequence[Example]
     choose: Sequence[Example]
     calibration: Sequence[Example]
+    by: str = "conversation"
 
 
 def calibration_share(count: int) -> float:
@@ -54,34 +71,71 @@ def choose_share(count: int) -> float:
     return min(max(_WANTED_CHOOSE / count, CHOOSE_SHARE), _MOST_CHOOSE)
 
 
-def split_examples(examples: Iterable[Example], *, seed: int) -> Split:
+def split_examples(examples: Iterable[Example], *, seed: int, by: By = "conversation") -> Split:
     """Split by group: near 80/10/10, near 60/10/30 where there are few calls, and near 40/20/40 where there are a hundred.
 
     Groups are ordered by a hash of seed and group id, then dealt to calibration, choosing and training in that order,
     so a log that grows moves only the groups near a border.
+
+    Args:
+        by: `time`: of the groups that calibration leaves, those whose last call is latest choose; `auto`: so where timestamps
+            follow conversations (`follows_time`).
     """
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.group, []).append(example)
     count = sum(map(len, groups.values()))
-    calibration_end = calibration_share(count) * count
-    choose_end = calibration_end + choose_share(count) * count
-    parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
-    dealt = 0
-    for group in sorted(groups, key=lambda g: _rank(seed, g)):
-        members = sorted(groups[group], key=lambda e: e.id)
-        # the middle of the group decides, so that a large one lands where most of it belongs
-        middle = dealt + len(members) / 2
-        part = 0 if middle < calibration_end else 1 if middle < choose_end else 2
-        parts[part].extend(members)
-        dealt += len(members)
-    split = Split(train=parts[2], choose=parts[1], calibration=parts[0])
+    if by == "auto":
+        by = "time" if follows_time(groups.values()) else "conversation"
+    ranked = sorted(groups, key=lambda g: _rank(seed, g))
+    calibration, rest = _dealt(ranked, groups, calibration_share(count) * count)
+    if by == "time":
+        rest.sort(key=lambda g: -_ended(groups[g]))
+    choose, train = _dealt(rest, groups, choose_share(count) * count)
+    # within a part the order is that of the hash, so that the first few are a fair sample
+    place = {group: n for n, group in enumerate(ranked)}
+
+    def calls(chosen: Iterable[str]) -> list[Example]:
+        return [
+            e for g in sorted(chosen, key=place.__getitem__) for e in sorted(groups[g], key=lambda e: e.id)
+        ]
+
+    split = Split(train=calls(train), choose=calls(choose), calibration=calls(calibration), by=by)
     check_split(split)
     return split
 
 
+def _dealt(
+    ordered: Sequence[str], groups: Mapping[str, Sequence[Example]], wanted: float
+) -> tuple[list[str], list[str]]:
+    """The first groups, near so many calls of them, and the others."""
+    dealt = 0
+    for n, group in enumerate(ordered):
+        # the middle of the group decides, so that a large one lands where most of it belongs
+        if dealt + len(groups[group]) / 2 >= wanted:
+            return list(ordered[:n]), list(ordered[n:])
+        dealt += len(groups[group])
+    return list(ordered), []
+
+
+def follows_time(groups: Iterable[Sequence[Example]]) -> bool:
+    """Whether a log's timestamps order its conversations: they differ, and nearly all conversations are short beside the log."""
+    every = list(groups)
+    moments = {e.timestamp for group in every for e in group}
+    if len(moments) < _FEWEST_MOMENTS:
+        return False
+    span = max(moments) - min(moments)
+    lasting = [_ended(g) - min(e.timestamp for e in g) for g in every if len(g) > 1]
+    return sum(s <= _SHORT * span for s in lasting) >= _SHORT_LIVED * len(lasting)
+
+
+def _ended(group: Sequence[Example]) -> float:
+    return max(e.timestamp for e in group)
+
+
 def check_split(split: Split) -> None:
-    """Raises ValueError where an example or a group stands on both sides of a border; it is named."""
+    """Raises ValueError where an example or a group stands on both sides of a border (it is named), or training knows what came
+    after the conversations that a split by time holds out."""
     owner: dict[str, str] = {}
     for name in ("train", "choose", "calibration"):
         part: Sequence[Example] = getattr(split, name)
@@ -91,12 +145,23 @@ def check_split(split: Split) -> None:
                     raise ValueError(
                         f"{key} stands in both {owner[key]} and {name}; a split must keep it whole."
                     )
+    if split.by == "time" and (late := _later_in_training(split, split.train)):
+        raise ValueError(f"{late} training calls were made after a held-out conversation had ended.")
+
+
+def _later_in_training(split: Split, train: Sequence[Example]) -> int:
+    """Training calls that were made after the first of the conversations that choose had ended."""
+    ends: dict[str, float] = {}
+    for example in split.choose:
+        ends[example.group] = max(example.timestamp, ends.get(example.group, example.timestamp))
+    first = min(ends.values(), default=float("inf"))
+    return sum(e.timestamp > first for e in train)
 
 
 def leakage(split: Split, train: Sequence[Example]) -> dict[str, int]:
     """How far the held-out calls stand in what was trained on; counts of calls, but for `conversations`.
 
-    `conversations` must be 0. That a held-out request was also asked in training is no fault where traffic repeats itself: held-out
+    `conversations` must be 0, and so must `later_in_training` where the split is by time. That a held-out request was also asked in training is no fault where traffic repeats itself: held-out
     calls keep the traffic's own distribution. It is told so that figures can be read for what they are.
 
     Args:
@@ -113,6 +178,7 @@ def leakage(split: Split, train: Sequence[Example]) -> dict[str, int]:
         "same_request_and_answer": sum(
             e.content == content for e, content in zip(held_out, asked, strict=True)
         ),
+        "later_in_training": _later_in_training(split, train),
     }
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.learning.candidates import Prospect, Trainers
-from shoal.agents.learning.second_opinions import SecondOpinions
+from shoal.agents.learning.learning_costs import TaskCosts
+from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.survey import Survey
 from shoal.agents.ports import Embedder, EngineLoader
 from shoal.agents.registry.records import Task
@@ -18,7 +19,7 @@ from shoal.config import Config
 from shoal.home import Home
 
 #: raised when the way of training changes, so that unchanged calls are learnt from anew
-PIPELINE = 3
+PIPELINE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a run hands in. `seconds_left`: until the run must end. `cpu_seconds`: processor time of this process so far."""
+    """What a run hands in.
+
+    Attributes:
+        seconds_left: until the run must end.
+        costs: of the task.
+        cpu_seconds: processor time of this process so far.
+    """
 
     home: Home
     config: Config
@@ -46,11 +53,20 @@ class Tools:
     monotonic: Callable[[], float]
     now: Callable[[], float]
     seconds_left: Callable[[], float]
+    costs: TaskCosts
     embedder: Embedder | None = None
     progress: Callable[[float, str], None] = lambda fraction, text: None
     stopped: Callable[[], bool] = lambda: False
     cpu_seconds: Callable[[], float] = time.process_time
     opinions: SecondOpinions = field(default_factory=SecondOpinions)
+
+
+def judge_model(plan: Plan, tools: Tools) -> Adviser | None:
+    """Who says which answers are wrong, where it is not the output kind's own loss and it may see the task's calls."""
+    judge = tools.opinions.loss
+    if judge is None or not tools.config.contract.judged(plan.task.name):
+        return None
+    return judge if judge.may_see(plan.survey.private) else None
 
 
 def inputs_digest(
@@ -64,12 +80,27 @@ def inputs_digest(
     opinions: SecondOpinions | None = None,
     bases: Sequence[Any] = (),
     embedder: Embedder | None = None,
+    split: str = "auto",
+    by_judge: bool = False,
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     where = [survey.tier, survey.private]
     reads = None if embedder is None else embedder.digest
-    facts = [PIPELINE, str(task.output_kind), survey.fingerprint, where, alpha, delta, seed, limit_min, reads]
+    facts = [
+        PIPELINE,
+        str(task.output_kind),
+        survey.fingerprint,
+        where,
+        alpha,
+        delta,
+        seed,
+        limit_min,
+        reads,
+        split,
+    ]
     for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
         if adviser is not None:
             facts.append(adviser.calls)
+    if by_judge:
+        facts.append("judged by a model")
     return hashlib.sha256(json.dumps([*facts, *bases]).encode()).hexdigest()

@@ -3,7 +3,7 @@
 
 Linear models throughout: one ranks the values that an argument could take, one chooses between no call and each function that
 the request offers, knowing how the first would fill each in. So values that the log never had are right, and a few hundred calls are
-enough.
+enough. Weights are kept as soon as they are fitted, so that a run that was killed fits none of them twice.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from shoal.agents.contract.loss import normal_label
 from shoal.agents.learning.calls.choices import ABSENT, choice_of
 from shoal.agents.learning.calls.cues import learn_cues
 from shoal.agents.learning.calls.deciding import call_options
+from shoal.agents.learning.calls.kept_fits import KeptFits
 from shoal.agents.learning.calls.mentions import read
 from shoal.agents.learning.calls.model import CallModel, Weights, fill, words_said
 from shoal.agents.learning.calls.normal import MADE_UP, Known, learn_manners, learn_readings
@@ -30,6 +32,7 @@ from shoal.agents.learning.calls.ranker import Options, fit, shares
 from shoal.agents.learning.calls.schema import FunctionSpec, functions_of
 from shoal.agents.learning.calls.turns import conversation_of
 from shoal.agents.learning.calls.values import Lore
+from shoal.agents.learning.splits import fingerprint
 from shoal.agents.learning.training import Example, TrainContext, TrainReport
 from shoal.errors import DataError
 
@@ -98,11 +101,14 @@ def train_tool_call(
         # what was remembered of their candidates must be as when serving: there are none
         for lesson in lessons:
             lesson.sight.memo.clear()
+    kept = KeptFits(context.work / KIND, f"{context.seed} {fingerprint(taken)}")
     parts: list[Weights] = []
     for fold in range(_FOLDS):
         context.progress(0.35 + 0.15 * fold, "training arguments")
-        parts.append(_fit_arguments(choices, right, folds != fold, context))
-    whole = _fit_arguments(choices, right, np.ones(len(choices), bool), context)
+        fold_fit = partial(_fit_arguments, choices, right, folds != fold, context)
+        parts.append(kept.get(f"arguments-{fold}", fold_fit))
+    every = np.ones(len(choices), bool)
+    whole = kept.get("arguments", lambda: _fit_arguments(choices, right, every, context))
     context.progress(0.8, "filling calls in")
     options, gold = [], []
     for lesson in lessons:
@@ -111,7 +117,7 @@ def train_tool_call(
         options.append(call_options(texts, lesson.functions, filled, lesson.sight))
         gold.append(len(texts) + lesson.function if lesson.function >= 0 else texts.index(lesson.text))
     context.progress(0.9, "training the choice of functions")
-    strength, calls = _fit_calls(options, gold, np.array([lesson.fold for lesson in lessons]), context)
+    strength, calls = _fit_calls(options, gold, np.array([lesson.fold for lesson in lessons]), kept, context)
     offered = Counter(f.signature for lesson in lessons for f in lesson.functions)
     model = CallModel(
         lore=Lore(lore.manners, lore.readings, lore.cues, lore.distinct),
@@ -316,23 +322,26 @@ def _fit_arguments(
 
 
 def _fit_calls(
-    options: Sequence[Options], gold: Sequence[int], folds: Any, context: TrainContext
+    options: Sequence[Options], gold: Sequence[int], folds: Any, kept: KeptFits, context: TrainContext
 ) -> tuple[float, Weights]:
     """Weights of the choice of functions, with the strength that is least surprised by conversations it was not trained on."""
 
-    def fitted(rows: Sequence[int], strength: float) -> Weights:
+    def fitted(name: str, rows: Sequence[int], strength: float) -> Weights:
         chosen = [options[n] for n in rows], [gold[n] for n in rows]
-        return fit(*chosen, strength=strength, steps=_CALL_STEPS, stopped=context.stopped)
+        return kept.get(
+            f"calls-{name}-{strength}",
+            lambda: fit(*chosen, strength=strength, steps=_CALL_STEPS, stopped=context.stopped),
+        )
 
     inside, outside = np.flatnonzero(folds != 0).tolist(), np.flatnonzero(folds == 0).tolist()
     surprises = []
     for strength in _CALL_STRENGTHS:
         if inside and outside:
-            weights = fitted(inside, strength)
+            weights = fitted("inside", inside, strength)
             given = [shares(options[n].scores(weights))[gold[n]] for n in outside]
             surprises.append(-float(np.log(np.maximum(given, 1e-9)).mean()))
     best = _CALL_STRENGTHS[int(np.argmin(surprises))] if surprises else _CALL_STRENGTHS[-1]
-    return best, fitted(range(len(options)), best)
+    return best, fitted("all", range(len(options)), best)
 
 
 def _stop_if_asked(context: TrainContext) -> None:

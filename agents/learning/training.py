@@ -16,6 +16,7 @@ class Example:
     """One logged call as a training pair: the request, and what the generalist answered.
 
     `content` is the text; where functions were called, their canonical form, and `tool_calls` are the calls themselves.
+    `timestamp`: seconds since 1970; 0 where a log does not say.
     """
 
     id: str
@@ -24,6 +25,7 @@ class Example:
     #: calls of one group (a conversation) never stand on both sides of a split
     group: str
     tool_calls: Sequence[Mapping[str, Any]] = ()
+    timestamp: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,14 +48,18 @@ def draw_run(view: Mapping[str, Any], width: int = WIDTH) -> str:
             walk(step["id"], indent + ("  " if last else "│ "))
 
     walk("", "")
-    spent = "" if view.get("cost_usd") is None else f", {view['cost_usd']:.6f} USD"
+    # what costs nothing, or next to it, is not worth its place
+    cost = view.get("cost_usd") or 0.0
+    spent = f", {cost:.6f} USD" if cost >= 5e-7 else ""
     took = "" if not view.get("ended_at") else f" after {view['ended_at'] - view['created_at']:.2f} s"
     lines = [f"run {view['id']} of {view['plan']}: {view['status']}{took}{spent}, label {view['label']}"]
     lines += _columns(rows, (22, 28, 8, 7, 15), width)
-    for step in steps:
-        if step["error"] and step["status"] == "failed":
-            lines.append(f"{step['id']} failed: {step['error']['message']}")
-    if view.get("error"):
+    reasons = {
+        step["id"]: step["error"]["message"] for step in steps if step["error"] and step["status"] == "failed"
+    }
+    lines += [f"{name} failed: {reason}" for name, reason in reasons.items()]
+    # a run mostly fails for a step's reason, which stands there already
+    if view.get("error") and not any(r in view["error"]["message"] for r in reasons.values()):
         lines.append(f"error: {view['error']['message']}")
     out = []
     for line in lines:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from shoal.agents.plans.catalogue import Catalogue
+from shoal.agents.plans.following import Following
 from shoal.agents.plans.labels import strictest
 from shoal.agents.plans.payloads import Payloads
 from shoal.agents.plans.plan import PLANNER, Plan, read_body
@@ -18,7 +19,6 @@ from shoal.agents.plans.run_state import (
     Command,
     Event,
     Fault,
-    Keep,
     PartFailed,
     PartPerformed,
     PartState,
@@ -28,7 +28,6 @@ from shoal.agents.plans.run_state import (
     SavedPart,
     StepState,
     StepStatus,
-    StopParts,
     failed_behind,
 )
 from shoal.agents.plans.schema import breaks
@@ -74,16 +73,10 @@ class PlanRun:
         self.error: dict[str, Any] | None = None
         self._payloads = Payloads(plan, catalogue)
         self._saved = {(part.step, part.part): part for part in saved}
-        self._told = set(told)
         self._failed = dict(failed or {})
-        self._seq = seq
         self._steps: dict[str, StepState] = {}
         self._add("", plan.steps)
-        # what one call of `handle` gathers
-        self._parts: list[SavedPart] = []
-        self._events: list[dict[str, Any]] = []
-        self._performs: list[Perform] = []
-        self._stops: list[str] = []
+        self._following = Following(run_id, told=told, seq=seq)
 
     @property
     def over(self) -> bool:
@@ -95,7 +88,9 @@ class PlanRun:
             return []
         at = event.at
         if isinstance(event, RunBegun):
-            self._tell(at, "run_started", None, status="running", label=self.label, plan=self.plan.name)
+            self._following.tell(
+                at, "run_started", None, status="running", label=self.label, plan=self.plan.name
+            )
         elif isinstance(event, PartPerformed):
             self._performed(event)
         elif isinstance(event, PartFailed):
@@ -103,14 +98,20 @@ class PlanRun:
         else:
             self._cancel(at)
         self._advance(at)
-        return self._gathered(at)
+        return self._commands(at)
 
     def give_up(self, at: float, message: str) -> list[Command]:
         """End the run as failed after a fault of the machine itself, so that it is not tried again at every start."""
-        self._parts, self._events, self._performs = [], [], []
-        self._stops = [state.id for state in self._steps.values() if not state.over]
+        self._following.forget()
+        for state in self._steps.values():
+            if not state.over:
+                self._following.stop(state.id)
         self._finish(RunStatus.FAILED, at, error={"code": "internal_error", "message": message})
-        return self._gathered(at)
+        return self._commands(at)
+
+    def _commands(self, at: float) -> list[Command]:
+        status = self.status if self.over else None
+        return self._following.commands(at, status=status, output=self.output, error=self.error)
 
     def view(self) -> dict[str, Any]:
         """The run as plain data: see INTERFACE in docs/plans.md."""
@@ -157,7 +158,7 @@ class PlanRun:
         if missing is not None:
             state.status, state.ended_at = StepStatus.SKIPPED, at
             state.fault = Fault(code="skipped", message=f"it needs {missing.id}, which was not done")
-            self._tell(at, "step_skipped", state, error=state.fault.to_dict())
+            self._following.tell(at, "step_skipped", state, error=state.fault.to_dict())
             return True
         if not all(need.status is StepStatus.DONE for need in needed):
             return False
@@ -182,7 +183,7 @@ class PlanRun:
             self._fail(state, Fault(code=error.code, message=error.message), at)
             return
         count = {"parts": len(payloads)} if state.step.each is not None else {}
-        self._tell(at, "step_started", state, **count)
+        self._following.tell(at, "step_started", state, **count)
         state.parts = [PartState(payload=payload, started_at=at) for payload in payloads]
         state.left = len(payloads)
         for number in range(len(payloads)):
@@ -192,7 +193,7 @@ class PlanRun:
             if saved is not None:
                 self._take_saved(state, number, saved)
             else:
-                self._performs.append(self._perform(state, number))
+                self._following.perform(self._perform(state, number))
         if not payloads:
             self._done(state, [], at)
 
@@ -255,7 +256,7 @@ class PlanRun:
             return
         part.status, part.performed, part.value = StepStatus.DONE, event.performed, value
         part.ended_at = event.at
-        self._parts.append(
+        self._following.keep(
             SavedPart(
                 step=state.id,
                 part=event.part,
@@ -275,7 +276,7 @@ class PlanRun:
             part.asked_generalist = True
             part.attempts += 1
             part.payload = {**part.payload, "model": "generalist"}
-            self._performs.append(self._perform(state, event.part))
+            self._following.perform(self._perform(state, event.part))
             return
         fault = Fault(code="step_failed", message=f"{who} gave what may not be used: {'; '.join(wrong)}")
         self._part_failed(state.id, event.part, fault, event.at)
@@ -296,7 +297,7 @@ class PlanRun:
             steps, state.inner_result = read_body(values[0])
             state.inner = tuple(f"{state.id}.{step.id}" for step in steps)
             state.planned = values[0]
-            self._tell(at, "step_planned", state, output=values[0])
+            self._following.tell(at, "step_planned", state, output=values[0])
             self._add(f"{state.id}.", steps)
             return
         self._done(state, values if state.step.each is not None else values[0], at)
@@ -304,7 +305,7 @@ class PlanRun:
     def _done(self, state: StepState, output: Any, at: float) -> None:
         state.status, state.output, state.ended_at = StepStatus.DONE, output, at
         count = {"parts": len(state.parts)} if state.step.each is not None else {}
-        self._tell(at, "step_done", state, output=output, **count)
+        self._following.tell(at, "step_done", state, output=output, **count)
 
     def _try_end_planner(self, state: StepState, at: float) -> bool:
         inner = [self._steps[name] for name in state.inner or ()]
@@ -335,22 +336,21 @@ class PlanRun:
         if fault.may_pass and part.failures <= state.step.retries:
             part.attempts += 1
             delay = _FIRST_DELAY_S * 2 ** (part.failures - 1)
-            self._performs.append(self._perform(state, number, delay))
+            self._following.perform(self._perform(state, number, delay))
             return
         part.status, part.ended_at = StepStatus.FAILED, at
         self._fail(state, fault, at)
 
     def _fail(self, state: StepState, fault: Fault, at: float) -> None:
         state.status, state.fault, state.ended_at = StepStatus.FAILED, fault, at
-        self._performs = [perform for perform in self._performs if perform.step != state.id]
-        self._stops.append(state.id)
-        self._tell(at, "step_failed", state, error=fault.to_dict())
+        self._following.stop(state.id)
+        self._following.tell(at, "step_failed", state, error=fault.to_dict())
 
     def _cancel(self, at: float) -> None:
         for state in self._steps.values():
             if not state.over:
                 state.status, state.ended_at = StepStatus.CANCELLED, at
-                self._stops.append(state.id)
+                self._following.stop(state.id)
         self._finish(RunStatus.CANCELLED, at, error={"code": "cancelled", "message": "the run was cancelled"})
 
     def _end(self, at: float) -> None:
@@ -375,37 +375,4 @@ class PlanRun:
     def _finish(self, status: RunStatus, at: float, *, error: dict[str, Any] | None = None) -> None:
         self.status, self.error, self.ended_at = status, error, at
         more = {"error": error} if error else {"output": self.output}
-        self._tell(at, f"run_{status}", None, status=str(status), label=self.label, **more)
-
-    # -- what came of it
-
-    def _tell(self, at: float, kind: str, state: StepState | None, **more: Any) -> None:
-        key = (kind, "" if state is None else state.id)
-        if key in self._told:
-            return
-        self._told.add(key)
-        self._seq += 1
-        event: dict[str, Any] = {"seq": self._seq, "run_id": self.run_id, "at": at, "type": kind}
-        if state is not None:
-            event |= {"step": state.id, "use": state.step.use, "status": str(state.status)}
-            event |= {**state.where(), "label": state.label}
-        self._events.append({**event, **more})
-
-    def _gathered(self, at: float) -> list[Command]:
-        commands: list[Command] = []
-        if self._parts or self._events or self.over:
-            commands.append(
-                Keep(
-                    parts=tuple(self._parts),
-                    events=tuple(self._events),
-                    status=self.status if self.over else None,
-                    output=self.output,
-                    error=self.error,
-                    at=at,
-                )
-            )
-        if self._stops:
-            commands.append(StopParts(steps=tuple(self._stops)))
-        commands += self._performs
-        self._parts, self._events, self._performs, self._stops = [], [], [], []
-        return commands
+        self._following.tell(at, f"run_{status}", None, status=str(status), label=self.label, **more)

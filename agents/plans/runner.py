@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.agents.plans.machine import PlanRun
+from shoal.agents.plans.performing import PartPerforming
 from shoal.agents.plans.plan import Plan
 from shoal.agents.plans.planner import BUILT_IN, built_in_plan
 from shoal.agents.plans.run_state import (
     Command,
     Event,
-    Fault,
     Keep,
-    PartFailed,
-    PartPerformed,
     Perform,
     RunBegun,
     RunCancelled,
@@ -32,31 +30,12 @@ from shoal.agents.plans.runs import RunRow, RunStore, StoredRun
 from shoal.agents.plans.schema import breaks
 from shoal.agents.plans.standing import kept_view, put_together
 from shoal.agents.plans.values import no_json
-from shoal.agents.ports import Clock, Performed, StepPerformer
+from shoal.agents.ports import Clock, StepPerformer
 from shoal.agents.traces.chat import Privacy
-from shoal.errors import (
-    DeadlineExceeded,
-    GeneralistUnavailable,
-    InvalidRequest,
-    NotFound,
-    RateLimited,
-    ShoalError,
-    SiteError,
-    SpecialistUnavailable,
-    StepFailed,
-)
+from shoal.errors import InvalidRequest, NotFound, ShoalError, SiteError
 
 log = logging.getLogger("shoal.plans")
 
-#: failures after which another attempt may go well
-_MAY_PASS = (
-    DeadlineExceeded,
-    GeneralistUnavailable,
-    RateLimited,
-    SiteError,
-    SpecialistUnavailable,
-    StepFailed,
-)
 _KEEP_ATTEMPTS = 4
 _KEEP_WAIT_S = 0.5
 
@@ -102,7 +81,7 @@ class PlanRunner:
         self._performer = performer
         self._clock = clock
         self._ids = ids
-        self._room = asyncio.Semaphore(max_parallel)
+        self._performing = PartPerforming(performer, clock, max_parallel)
         self._live: dict[str, _Live] = {}
         #: held from the look at what is kept of a run until it is driven, so that nobody drives it twice
         self._opening = asyncio.Lock()
@@ -338,53 +317,9 @@ class PlanRunner:
                 await asyncio.sleep(_KEEP_WAIT_S)
 
     async def _perform(self, live: _Live, command: Perform) -> None:
-        if command.delay_s:
-            await asyncio.sleep(command.delay_s)
-        step, part = command.step, command.part
-        try:
-            async with self._room:
-                performed = await self._ask(live, command)
-        except ShoalError as error:
-            fault = Fault(code=error.code, message=str(error), may_pass=isinstance(error, _MAY_PASS))
-            self._say(live, PartFailed(step=step, part=part, fault=fault, at=self._clock.now()))
-        except Exception:
-            log.exception("a fault over %s of the run %s", step, live.run.run_id)
-            fault = Fault(code="internal_error", message="Shoal failed over this step; its log says why.")
-            self._say(live, PartFailed(step=step, part=part, fault=fault, at=self._clock.now()))
-        else:
-            self._say(live, PartPerformed(step=step, part=part, performed=performed, at=self._clock.now()))
-
-    def _say(self, live: _Live, event: PartPerformed | PartFailed) -> None:
+        event = await self._performing.perform(command, run_id=live.run.run_id, caller=live.caller)
         live.parts.pop((event.step, event.part), None)
         live.inbox.put_nowait(event)
-
-    async def _ask(self, live: _Live, command: Perform) -> Performed:
-        """Within the step's time, whatever the performer does."""
-        limit = command.deadline_s
-        try:
-            async with asyncio.timeout(limit):
-                if command.tool:
-                    return await self._performer.call_tool(
-                        command.tool,
-                        command.payload,
-                        privacy=command.label,
-                        tier=command.tier,
-                        deadline_s=limit,
-                    )
-                return await self._performer.ask(
-                    command.payload,
-                    privacy=command.label,
-                    tier=command.tier,
-                    step=command.step,
-                    run_id=live.run.run_id,
-                    caller=live.caller,
-                    deadline_s=limit,
-                )
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"The step {command.step} was not done within {limit:g} s.",
-                remedy="Give it more `timeout_s`.",
-            ) from None
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

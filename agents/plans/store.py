@@ -16,7 +16,7 @@ from shoal.agents.plans.run_state import Keep, RunStatus, SavedPart
 from shoal.agents.plans.runs import RunRow, StoredRun
 from shoal.agents.ports import Performed
 from shoal.agents.registry import tables as t
-from shoal.agents.registry.database import Database
+from shoal.agents.registry.database import Database, upsert
 from shoal.errors import Conflict, NotFound
 
 
@@ -30,11 +30,8 @@ class SqlRuns:
 
     def put_plan(self, plan: Plan, *, at: float) -> None:
         """Insert or replace by name."""
-        values = {"body": plan.to_dict(), "updated_at": at}
         with self._database.write() as connection:
-            changed = connection.execute(update(t.plans).where(t.plans.c.name == plan.name).values(**values))
-            if not changed.rowcount:
-                connection.execute(insert(t.plans).values(name=plan.name, **values))
+            upsert(connection, t.plans, {"name": plan.name, "body": plan.to_dict(), "updated_at": at})
 
     def plan(self, name: str) -> Plan:
         """Raises NotFound."""

@@ -1,20 +1,23 @@
 """Opens the registry's database and brings its schema up to date. Knows nothing of what the tables mean.
 
-Writers are kept apart by the database: SQLite transactions that write begin IMMEDIATE, so two processes wait for each other
-instead of failing half way.
+Writers are kept apart by the database: SQLite transactions that write begin IMMEDIATE, and PostgreSQL's take one advisory lock, so two
+processes wait for each other instead of failing half way. Readers see one state: SQLite's WAL gives that, PostgreSQL's repeatable read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import math
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
@@ -23,6 +26,10 @@ from shoal.errors import ConfigError, DataError, ShoalError, SiteError, StorageF
 
 _BUSY_TIMEOUT_S = 10
 _WRITES = "shoal_writes"
+#: of PostgreSQL's advisory locks: who holds it is the only one that writes
+_WRITE_LOCK = 7306271
+#: in JSON, the one key of what stands for a float that is not finite
+_NOT_FINITE = "$float"
 
 
 class Database:
@@ -46,7 +53,7 @@ class Database:
     def _make_engine(self, url_or_path: str | Path) -> Engine:
         try:
             if self.path is None:
-                return create_engine(str(url_or_path), pool_pre_ping=True, hide_parameters=True)
+                return _make_server_engine(str(url_or_path))
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             engine = create_engine(
                 f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True
@@ -54,7 +61,7 @@ class Database:
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigError(
                 f"The database {self.name} cannot be used: {error}.",
-                remedy="Give a path, or a URL such as postgresql+psycopg://user@host/shoal, with its driver installed.",
+                remedy="Give a path, or a URL such as postgresql://user@host/shoal, with its driver: pip install 'shoal[postgres]'.",
             ) from error
         except OSError as error:
             raise ConfigError(
@@ -68,8 +75,11 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state and changes nothing."""
-        with self._translated(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with self._translated(), self.engine.connect() as connection:
+            if self.path is None:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
@@ -79,6 +89,8 @@ class Database:
             self.engine.connect().execution_options(**{_WRITES: True}) as connection,
             connection.begin(),
         ):
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"))
             yield connection
 
     def close(self) -> None:
@@ -90,6 +102,7 @@ class Database:
             revision = _revision(connection)
         if revision == HEAD:
             return
+        # on PostgreSQL `write` lets one process through at a time
         with self._only_one(), self.write() as connection:
             revision = _revision(connection)
             if revision != HEAD:
@@ -98,7 +111,7 @@ class Database:
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
         if self.path is None:
-            yield  # `_upgrade` takes a lock of the database's own
+            yield
             return
         descriptor = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -115,6 +128,43 @@ class Database:
             raise _shoal_error(self.name, error) from error
         except SQLAlchemyError as error:
             raise SiteError(f"The database {self.name} failed: {error}.", remedy="Try again.") from error
+
+
+def _make_server_engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    options = {}
+    if parsed.get_backend_name() == "postgresql":
+        options = {"options": f"-c lock_timeout={_BUSY_TIMEOUT_S}s", "connect_timeout": _BUSY_TIMEOUT_S}
+    return create_engine(
+        parsed,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",
+        json_serializer=_write_json,
+        json_deserializer=_read_json,
+        connect_args=options,
+    )
+
+
+def _write_json(value: Any) -> str:
+    """PostgreSQL's JSON has no infinity and no NaN, which bounds of figures may be."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_NOT_FINITE: repr(value)}
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(
+        text, object_hook=lambda found: float(found[_NOT_FINITE]) if found.keys() == {_NOT_FINITE} else found
+    )
 
 
 def _sqlite_path(url_or_path: str | Path) -> Path | None:
@@ -148,6 +198,18 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def upsert(
+    connection: Connection, table: Table, values: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+) -> None:
+    """Insert a row, or change the one with its primary key. `changes`: by default, all of `values`."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(
+        insert(table)
+        .values(**values)
+        .on_conflict_do_update(index_elements=list(table.primary_key), set_=dict(changes or values))
+    )
+
+
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -168,18 +230,18 @@ def _upgrade(connection: Connection, revision: str | None, name: str) -> None:
             f"The database {name} was made by a newer Shoal (schema {revision}; this one knows up to {HEAD}).",
             remedy="Upgrade Shoal: pip install --upgrade shoal. Nothing was changed.",
         )
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(7306271)"))
-        if _revision(connection) == HEAD:
-            return
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
 
 
 def _shoal_error(name: str, error: DBAPIError) -> ShoalError:
-    reason = str(error.orig)
+    # of PostgreSQL's words only the first line: the others quote what was to be written
+    diagnosis = getattr(error.orig, "diag", None)
+    reason = getattr(diagnosis, "message_primary", None) or str(error.orig).strip().split("\n")[0]
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    #: PostgreSQL's, of five characters (its manual, appendix A)
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or state == "55P03":
         return SiteError(
             f"The database {name} was locked by another process for {_BUSY_TIMEOUT_S} s.",
             remedy="Wait for the other command, or end it; nothing was changed.",
@@ -189,7 +251,7 @@ def _shoal_error(name: str, error: DBAPIError) -> ShoalError:
             f"The database {name} is damaged: {reason}.",
             remedy="Move it away and run shoal learn again, or restore a copy; traces and models are not in it.",
         )
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or state == "53100":
         return StorageFull(
             f"The disk of {name} is full.", remedy="Free some space and try again; nothing is lost."
         )

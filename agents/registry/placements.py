@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
 from shoal.agents.registry import tables as t
-from shoal.agents.registry.database import Database
+from shoal.agents.registry.database import Database, upsert
 
 _KEY = "placement"
 
@@ -27,10 +27,6 @@ class SqlPlacements:
         return None if body is None else dict(body)
 
     def write(self, body: Mapping[str, Any]) -> None:
-        values = {"body": dict(body), "decided_at": time.time()}
+        values = {"key": _KEY, "body": dict(body), "decided_at": time.time()}
         with self._database.write() as connection:
-            changed = connection.execute(
-                update(t.placements).where(t.placements.c.key == _KEY).values(**values)
-            )
-            if not changed.rowcount:
-                connection.execute(insert(t.placements).values(key=_KEY, **values))
+            upsert(connection, t.placements, values)

@@ -18,8 +18,13 @@ class OutputKind(StrEnum):
 
 
 class VersionState(StrEnum):
-    """Where a version stands. `REJECTED`: its gate said no; it is kept as evidence and never served."""
+    """Where a version stands; `lifecycle.py` says which way it may go.
 
+    `TRAINING`: a run makes it; it has no folder yet and is no `Version`. `REJECTED`: its gate said no; it is kept as evidence
+    and never served.
+    """
+
+    TRAINING = "training"
     REJECTED = "rejected"
     SHADOW = "shadow"
     CANARY = "canary"
@@ -53,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One trained specialist for one task. Its folder never changes; only `state` and `reason` do.
+    """One trained specialist for one task. Its folder never changes; only `state`, `reason` and `served_at` do.
 
     Attributes:
         number: 1, 2, ... within its task.
@@ -65,6 +70,7 @@ class Version:
         evidence: figures of the gate and the calibration.
         needs: resources for serving: `cpus`, `gpus` (fraction), `memory_mb`, `tier` ("" for any) with `why_tier`, and `private` where
             some of its task's calls are `local-only`.
+        served_at: when it last came to serve; None for never. Only such a version is good to go back to.
     """
 
     task_id: TaskId
@@ -80,6 +86,7 @@ class Version:
     needs: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     created_at: float = 0.0
+    served_at: float | None = None
 
     @property
     def key(self) -> str:

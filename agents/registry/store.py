@@ -6,17 +6,25 @@ also puts writers of any database in line. Feedback and comparisons do not: no r
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+import psutil
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
+from shoal.agents.registry import evidence, trainings, versions
 from shoal.agents.registry import tables as t
 from shoal.agents.registry.database import Database
+from shoal.agents.registry.evidence import Evidence, Seen
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
-from shoal.errors import Conflict, InvalidRequest, NotFound
+from shoal.agents.registry.trainings import Training
+from shoal.errors import Conflict, InvalidRequest, NotFound, StaleDecision
+
+_AT_REST = (VersionState.PAUSED, VersionState.RETIRED)
 
 
 class Clock(Protocol):
@@ -80,7 +88,7 @@ class SqlRegistry:
         """
         if not tasks:
             return
-        with self._change() as connection:
+        with self._change() as (connection, _):
             names = {row.id: row.name for row in connection.execute(select(t.tasks.c.id, t.tasks.c.name))}
             _require_unique_names({**names, **{task.id: task.name for task in tasks}})
             for task in tasks:
@@ -101,9 +109,10 @@ class SqlRegistry:
         """Forget tasks, their versions and comparisons; unknown ids are no error. The history stays."""
         if not ids:
             return
-        with self._change() as connection:
-            for table in (t.comparisons, t.versions):
-                connection.execute(table.delete().where(table.c.task_id.in_(ids)))
+        with self._change() as (connection, _):
+            for task_id in ids:
+                evidence.forget(connection, task_id)
+            connection.execute(t.versions.delete().where(t.versions.c.task_id.in_(ids)))
             connection.execute(t.tasks.delete().where(t.tasks.c.id.in_(ids)))
 
     @staticmethod
@@ -114,80 +123,107 @@ class SqlRegistry:
 
     def versions(self, task_id: TaskId | None = None) -> list[Version]:
         """Oldest first."""
-        query = select(t.versions).order_by(t.versions.c.sequence)
-        if task_id is not None:
-            query = query.where(t.versions.c.task_id == task_id)
         with self.database.read() as connection:
-            return [_version(row) for row in connection.execute(query).mappings()]
+            return versions.read(connection, task_id)
 
-    def add_version(self, version: Version) -> None:
-        """Raises NotFound for an unknown task, Conflict where the number is taken."""
-        with self._change() as connection:
-            known = connection.execute(select(t.tasks.c.id).where(t.tasks.c.id == version.task_id)).first()
-            if known is None:
-                raise NotFound(
-                    f"There is no task {version.task_id!r} to add a version to.", remedy="Put the task first."
-                )
-            if self._find_version(connection, version.key) is not None:
-                raise Conflict(f"The version {version.key} is there already.", remedy="Take the next number.")
-            values = _version_values(version, now=self._clock.now())
-            connection.execute(insert(t.versions).values(**values))
-            self._note(connection, version.key, "", version.state, version.reason)
+    def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
+        """Add a version, and in the same change move others at the gate's word. Where it was being trained, it is no more.
+
+        Raises:
+            NotFound: an unknown task.
+            Conflict: the number is taken, or a move is not allowed.
+        """
+        with self._change() as (connection, epoch):
+            now = self._clock.now()
+            versions.add(connection, version, epoch=epoch, now=now)
+            versions.move(connection, moves, asker=Asker.GATE, epoch=epoch, now=now)
+
+    def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
+        """Carry out what was decided, all of it or nothing, as one change.
+
+        Args:
+            epoch: the one that was decided on; None where the decision holds in any.
+
+        Returns:
+            the epoch that the moves made.
+
+        Raises:
+            NotFound: no such version.
+            StaleDecision: the registry, or one of the versions, has changed since.
+            Conflict: `lifecycle.py` has no such move for `asker`.
+        """
+        with self._change(epoch) as (connection, made):
+            self._move(connection, moves, asker, made)
+        return made
 
     def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
-        """Raises NotFound. The change is kept in the version's history."""
-        with self._change() as connection:
-            row = self._find_version(connection, key)
-            if row is None:
-                raise NotFound(
-                    f"There is no version {key!r}.", remedy="shoal specialists ls names those there are."
-                )
-            connection.execute(
-                update(t.versions)
-                .where(t.versions.c.sequence == row["sequence"])
-                .values(state=str(VersionState(state)), reason=reason)
-            )
-            self._note(connection, key, row["state"], state, reason)
+        """The owner's word on one version, wherever it stands. Raises NotFound, and Conflict as `move` does."""
+        with self._change() as (connection, epoch):
+            before = versions.find(connection, key).state
+            step = Move(version_key=key, before=before, after=state, reason=reason)
+            self._move(connection, [step], Asker.OWNER, epoch)
+
+    def _move(self, connection: Connection, moves: Sequence[Move], asker: Asker, epoch: int) -> None:
+        versions.move(connection, moves, asker=asker, epoch=epoch, now=self._clock.now())
+        for step in moves:
+            if step.before in _AT_REST and step.after not in _AT_REST:
+                # it is asked again: what was seen of it earlier is told in its history, and counts no more
+                evidence.forget(connection, *versions.split_key(step.version_key))
 
     def history(self, key: str) -> list[dict[str, Any]]:
-        """What happened to a version, oldest first: `from`, `to`, `reason`, `at` (seconds since the epoch)."""
-        task_id, number = _split_key(key)
-        events = t.version_events
-        query = (
-            select(events)
-            .where(events.c.task_id == task_id, events.c.number == number)
-            .order_by(events.c.sequence)
-        )
+        """What happened to a version, oldest first; see `versions.history`."""
         with self.database.read() as connection:
-            return [
-                {"from": row["from_state"], "to": row["to_state"], "reason": row["reason"], "at": row["at"]}
-                for row in connection.execute(query).mappings()
-            ]
+            return versions.history(connection, key)
 
-    @staticmethod
-    def _find_version(connection: Connection, key: str) -> RowMapping | None:
-        task_id, number = _split_key(key)
-        query = select(t.versions).where(t.versions.c.task_id == task_id, t.versions.c.number == number)
-        return connection.execute(query).mappings().first()
+    def events(self, *, task_id: TaskId | None = None, since: float | None = None) -> list[dict[str, Any]]:
+        """What happened to all versions, or those of a task, oldest first; see `versions.history`."""
+        with self.database.read() as connection:
+            return versions.history(connection, task_id=task_id, since=since)
 
-    def _note(self, connection: Connection, key: str, before: str, after: VersionState, reason: str) -> None:
-        task_id, number = _split_key(key)
-        connection.execute(
-            insert(t.version_events).values(
-                task_id=task_id,
-                number=number,
-                from_state=before,
-                to_state=str(after),
-                reason=reason,
-                at=self._clock.now(),
-            )
-        )
+    # -- versions that are being trained
+
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        """This process trains a version from now on. Ends with `add_version` or `end_training`, or with the process.
+
+        Raises:
+            Conflict: another process trains it.
+        """
+        key = f"{task_id}@{number}"
+        process = psutil.Process()
+        for other in self.trainings(gone=True):
+            if other.key == key and other.alive and other.pid != process.pid:
+                raise Conflict(
+                    f"{key} is being trained by process {other.pid}.", remedy="Wait until it ends."
+                )
+            if other.key == key or not other.alive:
+                self.end_training(other.task_id, other.number, reason="its run died")
+        with self._change() as (connection, epoch):
+            trainings.begin(connection, key, process, epoch=epoch, now=self._clock.now())
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        """There will be no such version: its run failed, or was stopped. No error where it is not being trained."""
+        key = f"{task_id}@{number}"
+        if all(training.key != key for training in self.trainings(gone=True)):
+            return
+        with self._change() as (connection, epoch):
+            trainings.give_up(connection, key, reason, epoch=epoch, now=self._clock.now())
+
+    def trainings(self, *, gone: bool = False) -> list[Training]:
+        """Versions that are being trained now, oldest first. `gone`: also those whose process is gone."""
+        with self.database.read() as connection:
+            found = trainings.read(connection)
+        return [training for training in found if gone or training.alive]
+
+    def next_number(self, task_id: TaskId) -> int:
+        """The number for a task's next version; those of removed ones are not used again."""
+        with self.database.read() as connection:
+            return versions.next_number(connection, task_id)
 
     # -- the owner's corrections of tasks
 
     def add_correction(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Remember the owner's word (`rename`, `merge`, `split`, `exclude`, ...), which outlives relearning."""
-        with self._change() as connection:
+        with self._change() as (connection, _):
             connection.execute(
                 insert(t.corrections).values(kind=kind, payload=dict(payload), at=self._clock.now())
             )
@@ -252,13 +288,12 @@ class SqlRegistry:
             return [{name: row[name] for name in row if name != "sequence"} for row in rows]
 
     def delete_feedback(self, trace_ids: Collection[str]) -> None:
-        """Forget what was said of calls that are erased: a correction holds what they were about."""
+        """Forget what was said of calls that are erased, because a correction holds what they were about; and that they were novel."""
         ids = sorted(trace_ids)
         with self.database.write() as connection:
             for start in range(0, len(ids), 500):
-                connection.execute(
-                    delete(t.feedback).where(t.feedback.c.trace_id.in_(ids[start : start + 500]))
-                )
+                for table in (t.feedback, t.novel_calls):
+                    connection.execute(delete(table).where(table.c.trace_id.in_(ids[start : start + 500])))
 
     def feedback_after(self, sequence: int) -> list[dict[str, Any]]:
         """What came after the piece of this number, oldest first, as `feedback` gives it; each with its own `sequence`."""
@@ -266,78 +301,55 @@ class SqlRegistry:
         with self.database.read() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def add_comparisons(self, key: str, stage: str, *, compared: int, agreed: int) -> None:
-        """Count answers of a version that were compared with the generalist's at a stage (`shadow`, `canary`, `audit`)."""
-        if not 0 <= agreed <= compared:
-            raise InvalidRequest(f"`agreed` must lie in [0, {compared}], got {agreed}.", param="agreed")
-        task_id, number = _split_key(key)
-        table = t.comparisons
+    def keep(self, seen: Seen) -> None:
+        """Keep what was seen of versions, and up to which of their numbers senders are counted. One change.
+
+        Raises:
+            InvalidRequest: more agreed than were compared.
+        """
         with self.database.write() as connection:
-            done = connection.execute(
-                update(table)
-                .where(table.c.task_id == task_id, table.c.number == number, table.c.stage == stage)
-                .values(
-                    compared=table.c.compared + compared,
-                    agreed=table.c.agreed + agreed,
-                    updated_at=self._clock.now(),
-                )
-            )
-            if not done.rowcount:
-                connection.execute(
-                    insert(table).values(
-                        task_id=task_id,
-                        number=number,
-                        stage=stage,
-                        compared=compared,
-                        agreed=agreed,
-                        updated_at=self._clock.now(),
-                    )
-                )
+            evidence.keep(connection, seen, now=self._clock.now())
+
+    def evidence(self, key: str) -> Evidence:
+        """What was seen of a version since it last began to be asked."""
+        with self.database.read() as connection:
+            return evidence.of(connection, key)
 
     def comparisons(self, key: str) -> dict[str, tuple[int, int]]:
         """stage -> (compared, agreed)."""
-        task_id, number = _split_key(key)
-        table = t.comparisons
-        query = select(table).where(table.c.task_id == task_id, table.c.number == number)
+        return {name: (s.compared, s.agreed) for name, s in self.evidence(key).stages.items()}
+
+    def broken(self) -> dict[str, tuple[str, float]]:
+        """Of each version that was taken back because its contract was broken: why, and when last (seconds since the epoch)."""
         with self.database.read() as connection:
-            return {
-                row["stage"]: (row["compared"], row["agreed"]) for row in connection.execute(query).mappings()
-            }
+            return evidence.broken(connection)
 
-    def next_number(self, task_id: TaskId) -> int:
-        """The number for a task's next version; those of removed ones are not used again."""
+    def contradict(self, key: str, trace_id: str, answered_at: float | None) -> bool:
+        """Keep it that a version's answer was contradicted; None for when it was given: it no longer is. Whether that is news."""
+        with self.database.write() as connection:
+            return evidence.contradict(connection, key, trace_id, answered_at)
+
+    def counted(self, sender: str) -> int:
+        """The highest number of this sender's comparisons that is counted; 0 for none."""
         with self.database.read() as connection:
-            newest = connection.execute(
-                select(func.max(t.version_events.c.number)).where(t.version_events.c.task_id == task_id)
-            ).scalar()
-            return int(newest or 0) + 1
+            found = connection.execute(select(t.senders.c.counted).where(t.senders.c.name == sender)).scalar()
+        return int(found or 0)
 
-    def _change(self) -> _Change:
-        return _Change(self.database)
-
-
-class _Change:
-    """A writing transaction that raises the epoch."""
-
-    def __init__(self, database: Database) -> None:
-        self._transaction = database.write()
-
-    def __enter__(self) -> Connection:
-        connection = self._transaction.__enter__()
-        connection.execute(update(t.meta).values(epoch=t.meta.c.epoch + 1))
-        return connection
-
-    def __exit__(self, *exc: Any) -> bool | None:
-        return self._transaction.__exit__(*exc)
-
-
-def _split_key(key: str) -> tuple[str, int]:
-    task_id, _, number = key.rpartition("@")
-    if not task_id or not number.isdecimal():
-        raise NotFound(
-            f"{key!r} names no version; a key is <task id>@<number>.", remedy="See shoal specialists ls."
-        )
-    return task_id, int(number)
+    @contextlib.contextmanager
+    def _change(self, decided_on: int | None = None) -> Iterator[tuple[Connection, int]]:
+        """A writing transaction that raises the epoch, and the epoch that it makes. Raises StaleDecision where the epoch is another."""
+        with self.database.write() as connection:
+            raised = update(t.meta).values(epoch=t.meta.c.epoch + 1)
+            if decided_on is not None:
+                raised = raised.where(t.meta.c.epoch == decided_on)
+            done = connection.execute(raised)
+            epoch = int(connection.execute(select(t.meta.c.epoch)).scalar_one())
+            if not done.rowcount:
+                raise StaleDecision(
+                    f"What was decided at epoch {decided_on} no longer holds: it is {epoch} by now.",
+                    remedy="Read the registry, and decide again.",
+                )
+            yield connection, epoch
 
 
 def _require_unique_names(names: Mapping[str, str]) -> None:
@@ -367,26 +379,3 @@ def _task_values(task: Task, *, now: float) -> dict[str, Any]:
 
 def _task(row: RowMapping) -> Task:
     return Task(**{**row, "id": TaskId(row["id"]), "output_kind": OutputKind(row["output_kind"])})
-
-
-def _version_values(version: Version, *, now: float) -> dict[str, Any]:
-    return {
-        "task_id": version.task_id,
-        "number": version.number,
-        "kind": version.kind,
-        "state": str(version.state),
-        "folder": version.folder,
-        "sha256": version.sha256,
-        "threshold": version.threshold,
-        "alpha": version.alpha,
-        "delta": version.delta,
-        "evidence": dict(version.evidence),
-        "needs": dict(version.needs),
-        "reason": version.reason,
-        "created_at": version.created_at or now,
-    }
-
-
-def _version(row: RowMapping) -> Version:
-    values = {name: value for name, value in row.items() if name != "sequence"}
-    return Version(**{**values, "task_id": TaskId(row["task_id"]), "state": VersionState(row["state"])})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable
 from typing import Any
 
 from shoal.agents.routing.capability import unmet
 from shoal.agents.routing.router import Router
 from shoal.agents.routing.snapshot import Performer, Snapshot
-from shoal.agents.tasks.features import PromptMemo, features_of, language
+from shoal.agents.tasks.features import PromptMemo, evidence_of, features_of, language
 from shoal.agents.traces.chat import ChatRequest
+from shoal.agents.traces.trace import Trace
 
 _SHOWN = 160
 
@@ -18,7 +21,7 @@ def explain(
 ) -> dict[str, Any]:
     """The decision for a request with everything that it rests on.
 
-    Keys: `task`, `task_id`, `how`, `novelty`, `performer` (None: the generalist is asked), `shadows`, `reasons`, `unmet`,
+    Keys: `task`, `task_id`, `how`, `task_confidence`, `nearest` (tasks worded like it), `novelty`, `performer` (None: the generalist is asked), `shadows`, `reasons`, `unmet`,
     `fingerprint`, `prompt` (masked), `tools`, `format`, `input` (structure, keys, language), `epoch`.
 
     Raises:
@@ -28,18 +31,19 @@ def explain(
     decision = router.decide(request, generalist_model=generalist_model, any_model=any_model)
     features = features_of(request, PromptMemo())
     route = next((r for r in snapshot.routes if r.task_id == decision.task_id), None)
-    prompt = " ".join(features.prompt.masked.split())
     return {
         "task": decision.task_name or None,
         "task_id": decision.task_id,
         "how": decision.how,
+        "task_confidence": round(decision.confidence, 3),
+        "nearest": [{"task": near.name, "likeness": near.likeness} for near in router.nearest(request)],
         "novelty": None if decision.novelty is None else str(decision.novelty),
         "performer": _performer(decision.task_name, decision.performer),
         "shadows": [_performer(decision.task_name, shadow) for shadow in decision.shadows],
         "reasons": list(decision.reasons),
         "unmet": None if route is None else unmet(request, route),
         "fingerprint": features.fingerprint,
-        "prompt": prompt if len(prompt) <= _SHOWN else prompt[: _SHOWN - 1] + "…",
+        "prompt": _cut(features.prompt.masked),
         "tools": list(features.tools),
         "format": features.format or "text",
         "input": {
@@ -49,6 +53,33 @@ def explain(
         },
         "epoch": snapshot.epoch,
     }
+
+
+def nearest_calls(request: ChatRequest, traces: Iterable[Trace], *, most: int) -> list[dict[str, Any]]:
+    """The calls whose newest user message is most alike, best first: `id`, `likeness` in [0, 1] and `text`.
+
+    The likeness is the share of words and pairs of words that both have (their cosine as sets). Holds `most` calls in memory.
+    """
+    memo = PromptMemo()
+    wanted = evidence_of(features_of(request, memo, stage=False))
+    best: list[tuple[float, str, str]] = []
+    for trace in traces:
+        features = features_of(trace.chat, memo, stage=False)
+        words = evidence_of(features)
+        alike = len(wanted & words) / (len(wanted) * len(words)) ** 0.5
+        if len(best) < most or alike > best[0][0]:
+            (heapq.heappush if len(best) < most else heapq.heappushpop)(
+                best, (alike, trace.id, features.input)
+            )
+    return [
+        {"id": name, "likeness": round(alike, 3), "text": _cut(text)}
+        for alike, name, text in sorted(best, key=lambda found: (-found[0], found[1]))
+    ]
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _performer(task: str, performer: Performer | None) -> dict[str, Any] | None:

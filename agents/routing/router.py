@@ -6,14 +6,15 @@ The caller asks `decision.performer`, and the generalist where there is none or 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from shoal.agents.registry.records import OutputKind, TaskId, VersionState
 from shoal.agents.routing.capability import unmet
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
-from shoal.agents.tasks.matcher import Match, Matcher, Novelty
+from shoal.agents.tasks.matcher import Match, Matcher, Near, Novelty
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import InvalidRequest, NotFound
 
@@ -32,6 +33,7 @@ class Decision:
         performer: the specialist to ask first; None where the generalist is asked at once.
         shadows: specialists that answer too, for comparison only.
         how: how the task was recognised; see `Match.how`. `named` where the client named the specialist.
+        confidence: in [0, 1], that the request is of this task; see `Match.confidence`. What a specialist is sure of is another thing.
         novelty: what is new about the request, if anything.
         reasons: in plain words, in the order in which they were weighed.
         pinned: the client named the specialist, so its answer counts whatever its confidence.
@@ -42,6 +44,7 @@ class Decision:
     performer: Performer | None
     shadows: tuple[Performer, ...] = ()
     how: str = "none"
+    confidence: float = 0.0
     novelty: Novelty | None = None
     reasons: tuple[str, ...] = ()
     pinned: bool = False
@@ -58,21 +61,37 @@ class Router:
 
     A request that fits a task but is new in its prompt or its tools is not put to a specialist where the log says that
     new ones are not to be expected: a label task whose few prompts recur, or offered tools that no call had. For text and
-    JSON a new prompt of the task's template goes to the specialist, whose own confidence then decides.
+    JSON a new prompt of the task's template goes to the specialist, whose own confidence then decides. A request of which
+    only the wording says what it is, or whose prompt has more around the task's, is of that task but never put to a
+    specialist: no evidence covers such calls before they are learnt from.
+
+    Args:
+        before: the router over an earlier snapshot. Where only versions have changed, as in a rollback, what recognises tasks
+            is taken over from it instead of being made again, which takes most of a second with a thousand tasks.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, before: Router | None = None) -> None:
         self.snapshot = snapshot
         self._routes: dict[TaskId, Route] = {route.task_id: route for route in snapshot.routes}
-        self._matcher = Matcher([(route.task_id, route) for route in snapshot.routes])
+        self._by_name: dict[str, Route] = {str(route.task_id): route for route in snapshot.routes}
+        self._by_name.update((route.name, route) for route in reversed(snapshot.routes))
+        #: what the matcher was made of
+        self._recognised_by: list[tuple[TaskId, str, Mapping[str, Any]]] = [
+            (route.task_id, route.name, route.match) for route in snapshot.routes
+        ]
+        self._matcher: Matcher = (
+            before._matcher
+            if before is not None and before._recognised_by == self._recognised_by
+            else Matcher([(route.task_id, route) for route in snapshot.routes], by_words=True)
+        )
 
     def route(self, task_name: str) -> Route | None:
         """The route of a task, by its name or id."""
-        return next((r for r in self.snapshot.routes if task_name in (r.name, r.task_id)), None)
+        return self._by_name.get(task_name)
 
-    def match(self, request: ChatRequest) -> Match:
-        """The request's task, whatever model it names."""
-        return self._matcher.match(request)
+    def nearest(self, request: ChatRequest) -> list[Near]:
+        """Tasks that the request is worded like, for people: they decide only where no prompt is known."""
+        return self._matcher.nearest(self._matcher.features(request))
 
     def decide(
         self, request: ChatRequest, *, generalist_model: str | None, any_model: bool = False
@@ -143,13 +162,14 @@ class Router:
             performer=performer,
             shadows=shadows,
             how=match.how,
+            confidence=match.confidence,
             novelty=match.novelty,
             reasons=tuple(reasons),
         )
 
     def _barred(self, request: ChatRequest, route: Route, match: Match) -> str | None:
         """Why no specialist of the route may answer this request, however sure it is."""
-        if match.novelty is Novelty.TOOLS:
+        if match.novelty in (Novelty.TOOLS, Novelty.SYSTEM_PROMPT):
             return match.reason
         if match.novelty is Novelty.PROMPT and route.output_kind is OutputKind.LABEL:
             return f"{match.reason}, and {route.name} is a label task whose prompts recur"
@@ -165,6 +185,7 @@ class Router:
             task_name="" if route is None else route.name,
             performer=None,
             how=match.how,
+            confidence=match.confidence,
             novelty=match.novelty,
             reasons=("the request names the generalist",),
         )
@@ -193,6 +214,7 @@ class Router:
             task_name=route.name,
             performer=found[0],
             how="named",
+            confidence=match.confidence if match.task_id == route.task_id else 0.0,
             novelty=match.novelty,
             reasons=tuple(reasons),
             pinned=True,
@@ -206,6 +228,8 @@ _HOW = {
     "text": "its prompt and the words of its input",
     "turn": "its prompt and the stage of the conversation",
     "owner": "its prompt and the owner's correction",
+    "inside": "the task's prompt inside its own",
+    "wording": "the wording of its input",
 }
 
 

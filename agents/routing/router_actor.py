@@ -21,6 +21,7 @@ import ray
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_loop import ReportingDeployer, RouterLoop, Update
+from shoal.agents.routing.router_state import WrongVersionServed
 from shoal.config import Config
 from shoal.home import Home
 from shoal.nodes.identity import HEAD_NAME, NODE_LABEL
@@ -99,6 +100,10 @@ class RouterActor:
             await asyncio.sleep(_LOOK_S)
         return None
 
+    async def wrong_version(self, version_key: str, reason: str) -> None:
+        """A replica answers for a version with something else: it is taken out of service until somebody has looked."""
+        self._loop.observe(WrongVersionServed(version_key=version_key, reason=reason))
+
     async def plans(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A gateway's question about runs of plans: `{"ok": value}`, or `{"error": ...}`."""
         return await self._plans.answer(what, arguments)
@@ -129,6 +134,7 @@ class RouterActor:
 
     def _compact(self) -> None:
         # imported here: pyarrow is large, and not needed to route
+        from shoal.agents.feedback.erasure import after_erasure
         from shoal.agents.plans.store import SqlRuns
         from shoal.agents.registry.database import Database
         from shoal.agents.registry.store import SqlRegistry
@@ -151,7 +157,7 @@ class RouterActor:
                         store,
                         retention_days=self._config.storage.retention_days,
                         now=time.time(),
-                        forget=registry.delete_feedback,
+                        forget=lambda gone: after_erasure(self._home, registry, gone),
                     )
                     runs.delete_before(time.time() - kept_s)
                     erased_at = time.monotonic()

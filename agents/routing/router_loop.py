@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shoal.agents.feedback.governance import carry_out
 from shoal.agents.ports import Clock, Deployer, Registry
 from shoal.agents.registry.records import Version
 from shoal.agents.routing.router_state import (
@@ -27,7 +28,7 @@ from shoal.agents.routing.router_state import (
     RegistryRead,
     RouterState,
 )
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, StaleDecision
 
 log = logging.getLogger("shoal.router")
 
@@ -161,8 +162,16 @@ class RouterLoop:
                     event = self._events.get_nowait()
                 except queue.Empty:
                     break
-                self._carry_out(self._state.handle(event))
+                try:
+                    self._carry_out(self._state.handle(event))
+                except ShoalError:
+                    # it is decided anew, on the registry as it is by then
+                    self._epoch = -1
+                    self.observe(event)
+                    raise
             self.standing.trouble = ""
+        except StaleDecision as error:
+            log.info("%s", error)
         except ShoalError as error:
             self.standing.trouble = str(error)
             log.warning("%s", error)
@@ -180,8 +189,7 @@ class RouterLoop:
                 self.standing.wanted = [v.key for v in command.versions]
                 self._wanted_changed.set()
             else:
-                log.info("%s -> %s: %s", command.version_key, command.state, command.reason)
-                self._registry.set_state(command.version_key, command.state, reason=command.reason)
+                carry_out(self._registry, command)
 
     def _publish(self, snapshot: Mapping[str, Any]) -> None:
         with self._lock:

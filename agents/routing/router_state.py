@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from shoal.agents.feedback.rollout import MoveVersion
+from shoal.agents.feedback.governance import (
+    Governance,
+    LoadingFailed,
+    MoveVersions,
+    VersionsRead,
+    last_good_before,
+)
 from shoal.agents.registry.records import Task, Version, VersionState
-from shoal.agents.routing.snapshot import Snapshot, build_snapshot
+from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,15 @@ class LoadFailed:
     reason: str
 
 
-Event: TypeAlias = RegistryRead | LoadFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongVersionServed:
+    """A replica answered for a version as another one, or from other files. No client got that answer."""
+
+    version_key: str
+    reason: str
+
+
+Event: TypeAlias = RegistryRead | LoadFailed | WrongVersionServed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +62,7 @@ class EnsureLoaded:
     versions: Sequence[Version]
 
 
-Command: TypeAlias = Publish | EnsureLoaded | MoveVersion
+Command: TypeAlias = Publish | EnsureLoaded | MoveVersions
 
 
 class RouterState:
@@ -59,19 +73,20 @@ class RouterState:
         self.snapshot: Snapshot | None = None
         #: keys of the versions that were last asked to be loaded; None before the first time
         self._ensured: tuple[str, ...] | None = None
-        self._versions: dict[str, Version] = {}
+        self._governance = Governance()
 
     def handle(self, event: Event) -> list[Command]:
         if isinstance(event, RegistryRead):
             return self._read(event)
-        version = self._versions.get(event.version_key)
-        if version is None or version.state is VersionState.PAUSED:
-            return []
-        return [MoveVersion(version_key=event.version_key, state=VersionState.PAUSED, reason=event.reason)]
+        if isinstance(event, WrongVersionServed):
+            version = self._governance.standing(event.version_key)
+            if version is None or version.state not in LIVE_STATES:
+                return []  # it is on its way out already
+        return [*self._governance.handle(LoadingFailed(version_key=event.version_key, reason=event.reason))]
 
     def _read(self, event: RegistryRead) -> list[Command]:
         commands: list[Command] = []
-        self._versions = {v.key: v for v in event.versions}
+        self._governance.handle(VersionsRead(epoch=event.epoch, versions=event.versions))
         snapshot = build_snapshot(
             epoch=event.epoch,
             tasks=event.tasks,
@@ -98,14 +113,7 @@ def versions_to_load(snapshot: Snapshot, versions: Sequence[Version]) -> list[Ve
             wanted[performer.key] = by_key[performer.key]
             if performer.state is not VersionState.SERVING:
                 continue
-            earlier = [
-                v
-                for v in versions
-                if v.task_id == route.task_id
-                and v.state is VersionState.RETIRED
-                and v.number < performer.number
-            ]
-            if earlier:
-                last_good = max(earlier, key=lambda v: v.number)
+            last_good = last_good_before(by_key[performer.key], versions)
+            if last_good is not None:
                 wanted[last_good.key] = last_good
     return [wanted[key] for key in sorted(wanted)]

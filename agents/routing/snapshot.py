@@ -14,13 +14,19 @@ from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, Ver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Performer:
-    """A version that may be asked. `share` of the task's conversations go to it (1 for a serving one, 0 for a shadow)."""
+    """A version that may be asked.
+
+    Attributes:
+        share: of the task's conversations that go to it: 1 for a serving one, 0 for a shadow.
+        sha256: of its model folder's card. Whoever answers for it must have loaded this; empty where nobody said.
+    """
 
     key: str
     number: int
     state: VersionState
     threshold: float
     share: float
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ class Snapshot:
                             "state": str(p.state),
                             "threshold": p.threshold,
                             "share": p.share,
+                            "sha256": p.sha256,
                         }
                         for p in r.performers
                     ],
@@ -83,6 +90,7 @@ class Snapshot:
                             state=VersionState(p["state"]),
                             threshold=float(p["threshold"]),
                             share=float(p["share"]),
+                            sha256=str(p.get("sha256", "")),
                         )
                         for p in r["performers"]
                     ),
@@ -118,6 +126,7 @@ def build_snapshot(
                         state=state,
                         threshold=newest.threshold,
                         share=share[state],
+                        sha256=newest.sha256,
                     )
                 )
         routes.append(

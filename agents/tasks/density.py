@@ -5,6 +5,8 @@ many populations there are: k of them leave k small eigenvalues and then a gap (
 Clustering", 2007, section 8.3). Topics of one population leave no such gap, so they are not torn apart.
 HDBSCAN over the same vectors was tried: it left more than half of short questions as noise and found topics, not jobs.
 
+Where an embedder is handed in, its vectors stand in the place of TF-IDF's; the graph and the test of the gap are the same.
+
 Pure: texts in, sides out; knows nothing of calls, prompts or tasks.
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.agents.ports import Embedder
 from shoal.agents.tasks.template import mask, tokens_of
 
 Sides = NDArray[np.int64]
@@ -32,6 +35,7 @@ _GAP = 1.6
 _MAX_JOINT = 0.15
 _MAX_POPULATIONS = 5
 _READ_TOKENS = 200
+_READ_CHARS = 10 * _READ_TOKENS
 #: a population has at least such a share of the texts
 _MIN_SHARE = 0.03
 #: in long texts the words tell the subject rather than the job
@@ -40,15 +44,18 @@ _MAX_MEDIAN_TOKENS = 60
 
 def words_of(text: str) -> list[str]:
     """Masked lower-case words, and pairs of them."""
-    words = [token.lower() for token in tokens_of(mask(text[: _READ_TOKENS * 10]))[:_READ_TOKENS]]
+    words = [token.lower() for token in tokens_of(mask(text[:_READ_CHARS]))[:_READ_TOKENS]]
     return words + [f"{left} {right}" for left, right in pairwise(words)]
 
 
-def populations(texts: Sequence[str], *, seed: int) -> list[tuple[list[int], Sides]]:
+def populations(
+    texts: Sequence[str], *, seed: int, embedder: Embedder | None = None
+) -> list[tuple[list[int], Sides]]:
     """Which population each text of some samples is of.
 
     Args:
         texts: distinct ones, in an order that is the same from run to run.
+        embedder: which texts are near each other; TF-IDF of their words, reduced, where None.
 
     Returns:
         For each sample: indices into `texts`, and for each of them the number of its population, the same number in
@@ -64,7 +71,7 @@ def populations(texts: Sequence[str], *, seed: int) -> list[tuple[list[int], Sid
         chosen = order[draw * SAMPLE : (draw + 1) * SAMPLE]
         if draw and len(chosen) < SAMPLE / 2:
             break
-        sides = _sides([texts[i] for i in chosen], count, seed)
+        sides = _sides([texts[i] for i in chosen], count, seed, embedder)
         if sides is None:
             if not draw:
                 return []
@@ -79,9 +86,9 @@ def _median_tokens(texts: Sequence[str]) -> float:
     return float(np.median([len(tokens_of(text[:4000])) for text in texts[::step]]))
 
 
-def _sides(texts: Sequence[str], expected: int, seed: int) -> Sides | None:
+def _sides(texts: Sequence[str], expected: int, seed: int, embedder: Embedder | None) -> Sides | None:
     """The population of each text; None where there is only one, or not as many as expected (0: any number)."""
-    vectors = _vectors(texts, seed)
+    vectors = _vectors(texts, seed) if embedder is None else embedder.embed([t[:_READ_CHARS] for t in texts])
     if vectors is None:
         return None
     graph = _graph(vectors, neighbours=max(10, len(texts) // 200))

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shoal.agents.ports import Embedder
 from shoal.agents.registry.records import Task, TaskId
 from shoal.agents.tasks.about import Tally
 from shoal.agents.tasks.calls import Call, outputs_of, read_call, recurring_labels, settle
@@ -22,6 +23,7 @@ from shoal.agents.tasks.drafts import Draft, as_tasks
 from shoal.agents.tasks.families import Family, Variant, find_families
 from shoal.agents.tasks.features import PromptMemo
 from shoal.agents.tasks.identity import recognised
+from shoal.agents.tasks.match_data import with_likeness
 from shoal.agents.tasks.matcher import Match, Matcher
 from shoal.agents.tasks.sample import MAX_SAMPLE, Sample
 from shoal.agents.tasks.split import MIN_PART, split_calls, without_answers
@@ -58,6 +60,7 @@ def find_tasks(
     now: float,
     use_answers: bool = True,
     max_sample: int = MAX_SAMPLE,
+    embedder: Embedder | None = None,
 ) -> Found:
     """Find tasks; keep id, name and creation time of those that are `known`.
 
@@ -71,6 +74,7 @@ def find_tasks(
         use_answers: False to group by the requests alone; answers then only tell a task's kind of output. Where all
             answers of a prompt are missing or the same, it is so anyhow.
         max_sample: calls on which it is decided what the tasks are.
+        embedder: tells which texts under one prompt are near each other; their words do where None.
     """
     if isinstance(traces, Iterator):
         traces = list(traces)
@@ -82,8 +86,10 @@ def find_tasks(
     labels = recurring_labels(calls)
     for call in calls:
         settle(call, labels)
-    drafts, small = _drafts(calls if use_answers else without_answers(calls), known, seed, use_answers)
-    tasks = recognised(as_tasks(drafts, now), drafts, calls, known)
+    drafts, small = _drafts(
+        calls if use_answers else without_answers(calls), known, seed, use_answers, embedder
+    )
+    tasks = with_likeness(recognised(as_tasks(drafts, now), drafts, calls, known), calls)
     if len(calls) == sample.seen:
         return _assigned(tasks, calls, small)
     return _assigned(tasks, _read_again(traces, memo, labels), small)
@@ -100,7 +106,11 @@ def _read_again(traces: Iterable[Trace], memo: PromptMemo, labels: frozenset[str
 
 
 def _drafts(
-    calls: Sequence[Call], known: Sequence[Task], seed: int, use_answers: bool
+    calls: Sequence[Call],
+    known: Sequence[Task],
+    seed: int,
+    use_answers: bool,
+    embedder: Embedder | None,
 ) -> tuple[list[Draft], dict[str, int]]:
     """Jobs, largest family first; and the fingerprints of groups that are too small, with their sizes."""
     by_kind: dict[tuple[bool, str], dict[str, list[Call]]] = defaultdict(lambda: defaultdict(list))
@@ -115,7 +125,9 @@ def _drafts(
                 small.update(dict.fromkeys(fingerprints, len(inside)))
                 continue
             turns = _known_turns(known, fingerprints)
-            found = split_calls(inside, seed=seed, use_answers=use_answers, known_turns=turns)
+            found = split_calls(
+                inside, seed=seed, use_answers=use_answers, known_turns=turns, embedder=embedder
+            )
             parts = [part for part in found if len(part.calls) >= MIN_CALLS]
             drafts.extend(Draft(template=family.template, part=part, siblings=len(parts)) for part in parts)
     drafts.sort(key=lambda draft: (-len(draft.calls), draft.calls[0].id))

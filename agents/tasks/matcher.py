@@ -10,6 +10,7 @@ A task's `match` is plain data (msgpack and JSON take it), made by the finder:
     faces         outward looks of the input: `{"instruction": template|None, "record": structure|"", "keys": [...]}`
     structures    of inputs that the log had; `languages` likewise ("" stands for undecided)
     weights, bias evidence -> weight, where several tasks share prompt and looks
+    wording       n-gram -> share of the task's calls that have it; `likeness` how alike its own calls are to it; see `likeness.py`
     turn          `[[mark, holds], ...]`: the stage of the conversation, where a prompt's turns are of several kinds; see `turns.py`
     tool_set      functions that the log offered, with their parameters; `open_tools` as `open_prompts`
     asks          what the log's calls asked for beyond the message; see `agents/routing/capability.py`
@@ -24,11 +25,12 @@ Pure. Knows nothing of who answers a task.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from shoal.agents.registry.records import TaskId
 from shoal.agents.tasks.features import (
@@ -39,13 +41,19 @@ from shoal.agents.tasks.features import (
     instructions_in,
     language,
 )
+from shoal.agents.tasks.known import Known, Matchable, read_known
 from shoal.agents.tasks.language import UNDECIDED
-from shoal.agents.tasks.shapes import RECORDS
+from shoal.agents.tasks.likeness import TextIndex, likeness
 from shoal.agents.tasks.template import Template
-from shoal.agents.tasks.turns import Rule, kind_of
+from shoal.agents.tasks.template_index import TemplateIndex
+from shoal.agents.tasks.turns import kind_of
 from shoal.agents.traces.chat import ChatRequest
 
 MATCH_VERSION = 1
+#: by its wording a request is a task's only if so many of the task's own calls are no more typical,
+_LEAST_LIKENESS = 0.05
+#: and if it is so surely this task's and no other's
+_LEAST_SURE = 0.75
 
 
 class Novelty(StrEnum):
@@ -66,7 +74,11 @@ class Match:
     Attributes:
         task_id: None where the request belongs to no task.
         how: `fingerprint`, `template`, `layout`, `text` or `turn` (the layout or the words of the input, or the stage of the
-            conversation decided between tasks of one prompt), `owner` (by an owner's correction), or `none`.
+            conversation decided between tasks of one prompt), `owner` (by an owner's correction), or `none`. Where no task
+            had such a prompt: `inside` (a task's prompt stands in it, among other text) or `wording` (its input is worded
+            like a task's).
+        confidence: in [0, 1], that it is this task and no other: 1 where prompt, layout or stage decide, what the words say
+            where they do; 0 without a task.
         novelty: with a task: the request fits, but is new in this respect; whether a specialist may still be asked is
             the router's decision (`agents/routing/router.py`). Without one: what is new.
         reason: the same in plain words.
@@ -76,51 +88,31 @@ class Match:
     how: str
     novelty: Novelty | None = None
     reason: str = ""
-
-
-class Matchable(Protocol):
-    """A task, or a route that knows its task."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def match(self) -> Mapping[str, Any]: ...
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Face:
-    instruction: Template | None
-    record: str
-    keys: frozenset[str]
+class Near:
+    """A task that a request's words are like.
 
-    def fits(self, features: Features, instructions: Sequence[str]) -> bool:
-        if self.instruction is not None and not any(self.instruction.fits(text) for text in instructions):
-            return False
-        if not self.record:
-            return features.structure not in RECORDS
-        return str(features.structure) == self.record and (
-            not features.keys or not self.keys or not self.keys.isdisjoint(features.keys)
-        )
+    Attributes:
+        likeness: the share of the task's own calls that are no more alike to it than the request, in [0, 1].
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """One task's match data, ready to be searched."""
-
-    id: TaskId
+    task_id: TaskId
     name: str
-    tools: bool
-    format: str
-    faces: tuple[_Face, ...]
-    structures: frozenset[str]
-    languages: frozenset[str]
-    tool_set: frozenset[str]
-    open_prompts: bool
-    open_tools: bool
-    weights: Mapping[str, float]
-    bias: float
-    turn: Rule
+    likeness: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Tasks that a request may be of, by what was recognised of it."""
+
+    tasks: list[Known]
+    how: str
+    confidence: float = 1.0
+    novelty: Novelty | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -133,33 +125,43 @@ class _Corrections:
 
 
 class Matcher:
-    """Recognises tasks. Immutable but for a memo of masked prompts; safe to share within one thread or event loop.
+    """Recognises tasks. Immutable but for memos; safe to share within one thread or event loop.
 
     Args:
         tasks: (id, task or route) pairs; those without match data match nothing.
         corrected: apply the owner's merges and splits; without them the task as found is returned.
+        by_words: also recognise calls whose prompt no task had, by a task's prompt inside it or by their wording. Learning
+            does not: what is like a task's calls need not be one.
     """
 
-    def __init__(self, tasks: Sequence[tuple[TaskId, Matchable]], *, corrected: bool = True) -> None:
+    def __init__(
+        self, tasks: Sequence[tuple[TaskId, Matchable]], *, corrected: bool = True, by_words: bool = False
+    ) -> None:
         self._prompt_of = PromptMemo()
-        self._by_fingerprint: dict[str, list[_Known]] = defaultdict(list)
-        self._by_template: list[tuple[Template, list[_Known]]] = []
+        self._by_fingerprint: dict[str, list[Known]] = defaultdict(list)
         self._corrections = _Corrections()
         self._stages = False
-        templates: dict[Template, list[_Known]] = defaultdict(list)
+        self._by_words = by_words
+        self._worded: list[Known] = []
+        templates: dict[Template, list[Known]] = defaultdict(list)
+        wordings: list[Mapping[str, float]] = []
         for task_id, task in tasks:
             data = task.match
             if corrected:
                 self._correct(task_id, data)
             if data.get("v") != MATCH_VERSION or data.get("retired"):
                 continue
-            known = _known(task_id, task)
+            known = read_known(task_id, task)
             self._stages = self._stages or bool(known.turn)
             for fingerprint in data["fingerprints"]:
                 self._by_fingerprint[fingerprint].append(known)
             for template in data["templates"]:
                 templates[Template.from_dict(template)].append(known)
-        self._by_template = sorted(templates.items(), key=lambda item: (-item[0].size, item[0].runs))
+            if known.likeness:
+                self._worded.append(known)
+                wordings.append(data["wording"])
+        self._templates = TemplateIndex(templates)
+        self._text = TextIndex(wordings)
 
     def _correct(self, task_id: TaskId, data: Mapping[str, Any]) -> None:
         if data.get("merged_into"):
@@ -169,32 +171,33 @@ class Matcher:
             for source in (rule["of"], *rule.get("also", ())):
                 self._corrections.split[TaskId(source)].append(off)
 
+    def features(self, request: ChatRequest) -> Features:
+        """What `match_features` and `nearest` read."""
+        return features_of(request, self._prompt_of, stage=self._stages)
+
     def match(self, request: ChatRequest) -> Match:
         """The request's task. p50 about 0.02 ms for a prompt that the log had."""
-        return self.match_features(features_of(request, self._prompt_of, stage=self._stages))
+        return self.match_features(self.features(request))
 
     def match_features(self, features: Features) -> Match:
         """As `match`, for features read before."""
-        candidates = self._by_fingerprint.get(features.fingerprint)
-        how, novelty, reason = "fingerprint", None, ""
-        if not candidates:
-            candidates = self._fitting(features)
-            if not candidates:
-                return self._unknown(features)
-            how, novelty = "template", Novelty.PROMPT
-            reason = "its system prompt fits the task's template, but is new"
-        fitting = self._of_face(candidates, features)
+        candidates = self._candidates(features)
+        if candidates is None:
+            return self._unknown(features)
+        how, confidence = candidates.how, candidates.confidence
+        novelty, reason = candidates.novelty, candidates.reason
+        fitting = self._of_face(candidates.tasks, features)
         if not fitting:
-            return Match(
-                task_id=None, how="none", novelty=Novelty.INPUT, reason=_new_input(candidates, features)
-            )
+            reason = _new_input(candidates.tasks, features)
+            return Match(task_id=None, how="none", novelty=Novelty.INPUT, reason=reason)
+        told = how in ("fingerprint", "template")
         if len(fitting) > 1:
-            likely = _by_words(fitting, features)
+            likely, sure = _by_words(fitting, features)
             if likely is None:
                 reason = f"none of its words tells whether it is a call of {_names(fitting)}"
                 return Match(task_id=None, how="none", novelty=Novelty.INPUT, reason=reason)
-            how, fitting = "text", [likely]
-        elif len(candidates) > 1:
+            how, confidence, fitting = "text" if told else how, confidence * sure, [likely]
+        elif len(candidates.tasks) > 1 and told:
             how = "turn" if fitting[0].turn else "layout"
         known = fitting[0]
         spoken = language(features)
@@ -205,29 +208,71 @@ class Matcher:
                 novelty=Novelty.LANGUAGE,
                 reason=f"its input is in another language ({spoken}) than any call of {known.name}",
             )
-        if novelty is None or known.open_prompts:
+        if novelty is None or (novelty is Novelty.PROMPT and known.open_prompts):
             novelty, reason = None, ""
             new_tools = [name for name in features.tools if name not in known.tool_set]
             if new_tools and not known.open_tools:
                 novelty = Novelty.TOOLS
                 reason = f"no call of {known.name} offered the tool {new_tools[0]}"
         task_id, corrected = self._corrected(known.id, features)
-        return Match(task_id=task_id, how="owner" if corrected else how, novelty=novelty, reason=reason)
+        how = "owner" if corrected and told else how
+        return Match(task_id=task_id, how=how, novelty=novelty, reason=reason, confidence=confidence)
 
-    def _fitting(self, features: Features) -> list[_Known]:
-        """Tasks of the longest template that the prompt fits."""
-        text = features.prompt.text
-        for template, tasks in self._by_template:
-            if template.fits(text):
-                same = [t for t in tasks if t.tools == features.has_tools and t.format == features.format]
-                if same:
-                    return same
-        return []
+    def nearest(self, features: Features, *, most: int = 3) -> list[Near]:
+        """Tasks that the request's words are like, the most alike first, whatever its prompt; those that are not at all left out."""
+        near = [
+            Near(task_id=known.id, name=known.name, likeness=round(like, 3))
+            for like, known in self._alike(features)[:most]
+        ]
+        return [task for task in near if task.likeness > 0]
+
+    def _candidates(self, features: Features) -> _Candidates | None:
+        """By fingerprint, else by template, else by words where those count; None where none fits."""
+        same = self._by_fingerprint.get(features.fingerprint)
+        if same:
+            return _Candidates(same, "fingerprint")
+        for tasks in self._templates.fitting(features.prompt.text):
+            if same := [known for known in tasks if known.is_of_kind(features)]:
+                why = "its system prompt fits the task's template, but is new"
+                return _Candidates(same, "template", novelty=Novelty.PROMPT, reason=why)
+        if not self._by_words:
+            return None
+        for tasks in self._templates.inside(features.prompt.text):
+            if same := [known for known in tasks if known.is_of_kind(features)]:
+                why = f"the prompt of {_names(same)} stands in its system prompt, among text that no call had"
+                return _Candidates(same, "inside", novelty=Novelty.SYSTEM_PROMPT, reason=why)
+        return self._by_wording(features)
+
+    def _by_wording(self, features: Features) -> _Candidates | None:
+        """The tasks of the template whose calls are worded like the request; None where no calls are, or those of several."""
+        alike = [(like, known) for like, known in self._alike(features) if known.is_of_kind(features)]
+        if not alike or alike[0][0] < _LEAST_LIKENESS:
+            return None
+        like, first = alike[0]
+        family = [known for _, known in alike if known.family == first.family]
+        other = next((other for other, known in alike if known.family != first.family), 0.0)
+        confidence = like / (like + other)
+        if confidence < _LEAST_SURE:
+            return None
+        prompt = "its system prompt is new" if features.prompt.text.strip() else "it has no system prompt"
+        why = f"{prompt}; its input is worded like calls of {first.name}: {like:.0%} of those are no more typical"
+        return _Candidates(family, "wording", confidence, Novelty.SYSTEM_PROMPT, why)
+
+    def _alike(self, features: Features) -> list[tuple[float, Known]]:
+        """Each task with the request's likeness to it, the most alike first."""
+        cosines = self._text.cosines(evidence_of(features)).tolist()
+        found = [
+            (likeness(cosine, known.likeness), cosine, known)
+            for cosine, known in zip(cosines, self._worded, strict=True)
+            if cosine > known.likeness[0]
+        ]
+        found.sort(key=lambda item: (-item[0], -item[1], item[2].id))
+        return [(like, known) for like, _, known in found]
 
     def _unknown(self, features: Features) -> Match:
         """Why no task's prompt fits."""
         text = features.prompt.text
-        near = next((tasks[0] for template, tasks in self._by_template if template.fits(text)), None)
+        near = next((tasks[0] for tasks in self._templates.fitting(text)), None)
         if near is None:
             what = "its system prompt fits" if text.strip() else "it has no system prompt, and so fits"
             return Match(
@@ -248,7 +293,7 @@ class Matcher:
             reason=f"it has the prompt of {near.name} but asks for another response_format",
         )
 
-    def _of_face(self, candidates: list[_Known], features: Features) -> list[_Known]:
+    def _of_face(self, candidates: list[Known], features: Features) -> list[Known]:
         """Candidates whose calls have looked like this one; those with a frequent instruction around the input come first."""
         structure = str(features.structure)
         staged = [known for known in candidates if known.turn]
@@ -258,9 +303,9 @@ class Matcher:
         if len(candidates) == 1 and not candidates[0].faces:
             return candidates if structure in candidates[0].structures or features.has_tools else []
         instructions = instructions_in(features)
-        instructed: list[_Known] = []
-        of_record: list[_Known] = []
-        plain: list[_Known] = []
+        instructed: list[Known] = []
+        of_record: list[Known] = []
+        plain: list[Known] = []
         for known in candidates:
             for face in known.faces:
                 if face.fits(features, instructions):
@@ -290,47 +335,25 @@ def _contains(features: Features, needles: tuple[str, ...]) -> bool:
     return any(needle.lower() in text for needle in needles)
 
 
-def _known(task_id: TaskId, task: Matchable) -> _Known:
-    data = task.match
-    return _Known(
-        id=task_id,
-        name=task.name,
-        tools=bool(data["tools"]),
-        format=str(data["format"]),
-        faces=tuple(
-            _Face(
-                instruction=None if face["instruction"] is None else Template.from_dict(face["instruction"]),
-                record=str(face["record"]),
-                keys=frozenset(face["keys"]),
-            )
-            for face in data["faces"]
-        ),
-        structures=frozenset(data["structures"]),
-        languages=frozenset(data["languages"]),
-        tool_set=frozenset(data["tool_set"]),
-        open_prompts=bool(data["open_prompts"]),
-        open_tools=bool(data["open_tools"]),
-        weights=data["weights"],
-        bias=float(data["bias"]),
-        turn=tuple((str(mark), bool(wanted)) for mark, wanted in data.get("turn", ())),
-    )
+def _by_words(tasks: list[Known], features: Features) -> tuple[Known | None, float]:
+    """The task whose weights speak most for the request's words, and how surely (the weights are a logistic regression's).
 
-
-def _by_words(tasks: list[_Known], features: Features) -> _Known | None:
-    """The task whose weights speak most for the request's words; None where no task has a weight for any of them."""
+    None where no task has a weight for any of them.
+    """
     evidence = evidence_of(features)
     weights = [known.weights for known in tasks]
     if not any(token in some for token in evidence if token[0] != "\x01" for some in weights):
-        return None
+        return None, 0.0
     scores = [k.bias + sum(k.weights.get(token, 0.0) for token in evidence) for k in tasks]
-    return tasks[scores.index(max(scores))]
+    best = max(scores)
+    return tasks[scores.index(best)], 1 / sum(math.exp(score - best) for score in scores)
 
 
-def _names(tasks: Sequence[_Known]) -> str:
+def _names(tasks: Sequence[Known]) -> str:
     return " or ".join(known.name for known in tasks[:3])
 
 
-def _new_input(candidates: list[_Known], features: Features) -> str:
+def _new_input(candidates: list[Known], features: Features) -> str:
     names = _names(candidates)
     shape = str(features.structure).replace("_", " ")
     if features.keys and any(str(features.structure) in known.structures for known in candidates):

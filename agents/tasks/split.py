@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from shoal.agents.ports import Embedder
 from shoal.agents.tasks.calls import Call, outputs_of
 from shoal.agents.tasks.density import MIN_TEXTS, populations
 from shoal.agents.tasks.families import Variant, find_families, overlap, same_job
@@ -73,13 +74,19 @@ class Part:
 
 
 def split_calls(
-    calls: Sequence[Call], *, seed: int, use_answers: bool = True, known_turns: Sequence[Rule] = ()
+    calls: Sequence[Call],
+    *,
+    seed: int,
+    use_answers: bool = True,
+    known_turns: Sequence[Rule] = (),
+    embedder: Embedder | None = None,
 ) -> list[Part]:
     """Partition the calls under one prompt into jobs, largest first. One part where nothing tells them apart.
 
     Args:
         use_answers: False to decide from the requests alone.
         known_turns: the kinds of turn that these calls were split into before.
+        embedder: which texts are near each other, where density decides; see `density.py`.
     """
     if calls[0].features.has_tools:
         return _by_turn(calls, known_turns, seed) if use_answers else [Part(calls=list(calls), faces=[])]
@@ -94,7 +101,7 @@ def split_calls(
     for face, inside in by_face.items():
         cells = _cells(inside, least=least, seed=seed) if use_answers else [inside]
         for cell in cells:
-            parts.extend(_by_density(cell, face, seed=seed, use_answers=use_answers))
+            parts.extend(_by_density(cell, face, embedder, seed=seed, use_answers=use_answers))
     if use_answers:
         parts = _joined_by_answers(parts)
     _weigh(parts, seed)
@@ -275,7 +282,9 @@ def _with_rest(cells: list[list[Call]], rest: list[Call], seed: int) -> list[lis
 # --- what the words look like
 
 
-def _by_density(calls: list[Call], face: Face, *, seed: int, use_answers: bool) -> list[Part]:
+def _by_density(
+    calls: list[Call], face: Face, embedder: Embedder | None, *, seed: int, use_answers: bool
+) -> list[Part]:
     """The populations among running texts, as far as the answers do not speak against them; else one part."""
     whole = [Part(calls=calls, faces=[face])]
     if face.record or len(calls) < MIN_TEXTS:
@@ -285,7 +294,7 @@ def _by_density(calls: list[Call], face: Face, *, seed: int, use_answers: bool) 
         by_text[call.features.input].append(call)
     texts = sorted(by_text, key=digest)
     cores: dict[int, list[Call]] = defaultdict(list)
-    for chosen, sides in populations(texts, seed=seed):
+    for chosen, sides in populations(texts, seed=seed, embedder=embedder):
         for index, side in zip(chosen, sides, strict=True):
             cores[int(side)].append(by_text[texts[index]][0])
     if not cores:

@@ -85,7 +85,7 @@ def expire(
     *,
     retention_days: float | None,
     now: float,
-    forget: Callable[[Collection[str]], None] = lambda ids: None,
+    forget: Callable[[Collection[str]], object] = lambda ids: None,
 ) -> int:
     """Erase traces that are older than they may be; None keeps all. Returns how many went.
 

@@ -159,7 +159,7 @@ def merged_traces(
     while heap or waiting:
         while waiting and (not heap or waiting[-1][0].first_timestamp <= heap[0][0]):
             part, file = waiting.pop()
-            push(part.number, _part_traces(part, file, superseded.get(part.number, frozenset())))
+            push(part.number, part_traces(part, file, superseded.get(part.number, frozenset())))
         if not heap:
             continue
         _, _, number, trace, traces = heapq.heappop(heap)
@@ -167,7 +167,7 @@ def merged_traces(
         push(number, traces)
 
 
-def _part_traces(part: Part, file: pq.ParquetFile, without: Set[str]) -> Iterator[Trace]:
+def part_traces(part: Part, file: pq.ParquetFile, without: Set[str]) -> Iterator[Trace]:
     """The traces of one file in its order. A damaged page ends it with a warning that names the file."""
     try:
         for batch in file.iter_batches(batch_size=_READ_ROWS):

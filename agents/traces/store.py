@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from shoal.agents.traces.parts import (
     opened_parts,
     part_ids,
     part_numbers,
+    part_traces,
     read_row,
     superseded_ids,
     traces_of,
@@ -56,6 +58,28 @@ class _View:
     signature: tuple[tuple[str, int, int], ...]
     parts: Sequence[Part]
     superseded: Mapping[int, Set[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One file's traces.
+
+    Attributes:
+        mark: the same as long as the same traces count in it.
+        rows: at most so many traces.
+    """
+
+    mark: str
+    rows: int
+    first_timestamp: float
+    last_timestamp: float
+    _part: Part
+    _without: Set[str]
+
+    def traces(self) -> Iterator[Trace]:
+        """By (timestamp, id). Raises FileNotFoundError where another process has merged or erased the file; ask for sections again."""
+        with open_part(self._part.path) as file:
+            yield from part_traces(self._part, file, self._without)
 
 
 class ParquetTraceStore:
@@ -120,6 +144,14 @@ class ParquetTraceStore:
             for trace in merged_traces(files, view.superseded):
                 if trace.timestamp >= since:
                     yield trace
+
+    def sections(self) -> list[Section]:
+        """The store's traces file by file, oldest file first, so that what was read of a file need not be read again."""
+
+        def find(view: _View) -> list[Section]:
+            return [_section(part, view.superseded.get(part.number, frozenset())) for part in view.parts]
+
+        return self._on_view(find)
 
     def get(self, trace_id: TraceId) -> Trace | None:
         def find(view: _View) -> Trace | None:
@@ -282,6 +314,20 @@ class ParquetTraceStore:
                 log.warning("%s cannot be read and is left out: %s", path, error)
         self._view = _View(signature, tuple(parts), superseded_ids(ids))
         return self._view
+
+
+def _section(part: Part, without: Set[str]) -> Section:
+    """Raises FileNotFoundError where the file is gone."""
+    status = part.path.stat()
+    gone = sum(zlib.crc32(i.encode("utf-8")) for i in without) & 0xFFFFFFFF
+    return Section(
+        mark=f"{part.path.name}:{status.st_mtime_ns}:{status.st_ino}:{len(without)}:{gone:08x}",
+        rows=part.rows,
+        first_timestamp=part.first_timestamp,
+        last_timestamp=part.last_timestamp,
+        _part=part,
+        _without=without,
+    )
 
 
 def _keys(part: Part) -> list[dict[str, Any]]:

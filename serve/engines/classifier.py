@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from shoal.agents.learning.answers import AnswerSet
 from shoal.agents.learning.embedders import load_embedder
 from shoal.agents.learning.prompts import NEVER_SEEN, PromptSet
+from shoal.agents.learning.sureness import Sureness, word_count
 from shoal.agents.learning.text_features import Vocabulary
 from shoal.agents.ports import Embedder, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
@@ -44,6 +45,7 @@ class ClassifierEngine:
         allowed: shape (prompts, answers): which answers training saw under each system prompt.
         usual_known: a smaller share of known n-grams than this one is unusual,
         novelty_power: and that share over the usual one, to this power, then multiplies the confidence.
+        sureness: how sure an answer is; None where it is as sure as it is likely.
     """
 
     vocabulary: Vocabulary
@@ -55,6 +57,7 @@ class ClassifierEngine:
     usual_known: float
     novelty_power: float
     meaning: NDArray[np.float32]
+    sureness: Sureness | None = None
     embedder: Embedder | None = None
 
     @classmethod
@@ -79,6 +82,7 @@ class ClassifierEngine:
                 usual_known=float(settings.get("usual_known", 1.0)),
                 novelty_power=float(settings["novelty_power"]),
                 meaning=tensors.get("meaning", np.zeros((0, len(tensors["bias"])), dtype=np.float32)),
+                sureness=Sureness.from_dict(settings["sureness"]) if settings.get("sureness") else None,
                 embedder=_embedder(folder, settings.get("embedder"), embedders),
             )
             rows, labels = len(engine.vocabulary.idf), len(engine.answers.keys)
@@ -128,8 +132,12 @@ class ClassifierEngine:
             return SpecialistAnswer(content=text, confidence=0.0, reason=NEVER_SEEN)
         if known == 0.0:
             return SpecialistAnswer(content=text, confidence=0.0, reason=NOTHING_KNOWN)
+        sure = float(probabilities[best])
+        if self.sureness is not None:
+            words = np.array([word_count(request.last_user_text)])
+            sure = float(self.sureness.confidence(probabilities[None], words)[0])
         usual = min(1.0, known / self.usual_known) ** self.novelty_power
-        return SpecialistAnswer(content=text, confidence=min(1.0, float(probabilities[best]) * usual))
+        return SpecialistAnswer(content=text, confidence=min(1.0, sure * usual))
 
 
 def _embedder(

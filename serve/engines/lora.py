@@ -133,6 +133,11 @@ class LoraEngine:
     rules: SlotRules | None = None
     _grammars: Grammars | None = field(default=None)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its time is a GPU's; see `serve/metering.py`."""
+        return torch.cuda.is_available()
+
     @classmethod
     def load(cls, folder: Path, bases: BaseCache = BASES) -> LoraEngine:
         """Load a verified folder.

@@ -210,6 +210,8 @@ def _judge(job: _Job, draft: _Draft, more: Sequence[_Draft]) -> SpecialistAnswer
     factor = 1.0 if draft.faultless else AGAIN_FACTOR
     sure = draft if draft.faultless else heeding[best]
     confidence = math.exp(sure.score) * factor * STRANGE_FACTOR ** len(strange)
+    if job.encoded.foreign:
+        confidence = 0.0
     return SpecialistAnswer(content=texts[best], confidence=min(1.0, confidence), reason=reason)
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "tasks": ("shoal.commands.tasks", "The tasks found, and the owner's corrections."),
     "specialists": ("shoal.commands.specialists", "Versions, their evidence and state."),
     "eval": ("shoal.commands.evaluate", "Put a log through today's router and specialists."),
+    "costs": ("shoal.commands.costs", "What calls cost, what was saved, and where each task is best done."),
     "explain": ("shoal.commands.explain", "What would happen to a request, and why."),
     "plans": ("shoal.commands.plans", "Run plans, look at runs, continue one."),
     "nodes": ("shoal.commands.nodes", "Machines with telemetry; the command that adds one."),

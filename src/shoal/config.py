@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shoal.config_faults import fault_of
 from shoal.errors import ConfigError
 
 
@@ -58,8 +60,13 @@ class JudgeConfig(_Section):
     model: str
     #: name of the environment variable that holds the key
     api_key_env: str | None = None
+    #: price in USD per million tokens; not known where both are 0
+    price_in: float = Field(default=0.0, ge=0)
+    price_out: float = Field(default=0.0, ge=0)
     #: pairs of texts that it compares for each task, each in both orders
     pairs: int = Field(default=40, ge=1, le=1000)
+    #: where it is a task's loss, pairs that choose a candidate and as many more that calibrate; each costs two calls
+    verdicts: int = Field(default=400, ge=60, le=10_000)
     #: it runs on this very machine and sends nothing on, so that `local-only` data may go to it
     local: bool = False
     timeout_s: float = Field(default=120.0, gt=0)
@@ -72,6 +79,8 @@ class JudgeConfig(_Section):
 class ContractOverride(_Section):
     alpha: float | None = Field(default=None, gt=0, lt=1)
     delta: float | None = Field(default=None, gt=0, lt=1)
+    #: when an answer is wrong: by its kind of output, or where the model under `judge` prefers the generalist's text
+    loss: Literal["auto", "judge"] = "auto"
 
 
 class ContractConfig(_Section):
@@ -86,6 +95,10 @@ class ContractConfig(_Section):
         """(alpha, delta) of a task."""
         override = self.tasks.get(name, ContractOverride())
         return override.alpha or self.alpha, override.delta or self.delta
+
+    def judged(self, name: str) -> bool:
+        """Whether a judge model says which of a task's answers are wrong."""
+        return self.tasks.get(name, ContractOverride()).loss == "judge"
 
 
 class RolloutConfig(_Section):
@@ -135,6 +148,9 @@ class LearningConfig(_Section):
     #: of a task's calls at most so many are learnt from, drawn by whole conversations; bounds the memory that training takes
     max_calls_per_task: int = Field(default=50_000, ge=20)
     seed: int = 0
+    #: which calls a version is judged by: `conversation` (at random), `time` (of the conversations that ended last), or `auto`: `time`
+    #: where timestamps follow conversations. Those that calibrate its contract are drawn at random from the whole log either way
+    split: Literal["auto", "conversation", "time"] = "auto"
     #: what label specialists read besides n-grams: `ngrams` (nothing more, no download), `minilm` (all-MiniLM-L6-v2), or a
     #: sentence-transformers model by hub id or local folder
     embedder: str = Field(default="ngrams", min_length=1)
@@ -144,6 +160,10 @@ class LearningConfig(_Section):
     every_traces: int | None = Field(default=None, ge=1)
     #: with a site up, learn a task again when so many of its answers were contradicted by feedback; 0 for never
     min_corrections: int = Field(default=20, ge=0)
+    #: with a site up, learn a task again when calls were erased that its specialist was trained on, at most once a day
+    after_erasure: bool = True
+    #: with a site up, learn when so many calls of one kind came that no task covers; 0 for never
+    novelty_min_calls: int = Field(default=200, ge=0)
     #: of each task so many held-out prompts are put to the generalist once more, so that its agreement with itself is known
     ask_twice: int = Field(default=0, ge=0, le=10_000)
     #: USD for an hour of one core: what learning and answering are priced at beside the generalist's tokens
@@ -162,6 +182,13 @@ class LearningConfig(_Section):
     )
     #: keep adapted bases as whole merged weights; else as small adapters that share one base in memory
     merge: bool = False
+    #: hold a base's weights in 4 bits while it is trained (QLoRA): `auto` where it is large for the GPU that there is; `always` refuses
+    #: a base where that cannot be had, as on a machine without a GPU
+    four_bit: Literal["auto", "always", "never"] = "auto"
+    #: processes that share the training of a pretrained base, on the Ray cluster of the running site (Ray Train)
+    workers: int = Field(default=1, ge=1, le=64)
+    #: where those workers keep checkpoints: a folder or object store that all nodes reach; the data folder where empty
+    storage_path: str = ""
 
     @model_validator(mode="after")
     def _enough_to_train(self) -> LearningConfig:
@@ -195,6 +222,25 @@ class PlacementConfig(_Section):
     weights: PlacementWeights = PlacementWeights()
 
 
+class TierCosts(_Section):
+    """What a machine of a tier costs."""
+
+    #: USD for an hour of one core; `learning.core_hour_usd` where it is not said
+    core_hour_usd: float | None = Field(default=None, ge=0)
+    #: USD for an hour of one GPU; `costs.gpu_hour_usd` where it is not said
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    #: from the callers to its nodes and back, milliseconds; empty where nobody measured it
+    round_trip_ms: float | None = Field(default=None, ge=0)
+
+
+class CostsConfig(_Section):
+    """What computing costs, so that it can be set against the generalist's price. What is not said is unknown, never free."""
+
+    #: USD for an hour of one GPU, on any tier
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    tiers: dict[Literal["cloud", "edge", "local"], TierCosts] = Field(default_factory=dict)
+
+
 class ToolConfig(_Section):
     """A tool that plans may use: a Python function of the owner's."""
 
@@ -207,6 +253,9 @@ class ToolConfig(_Section):
 
 
 class StorageConfig(_Section):
+    #: an SQLAlchemy URL, as `postgresql://user@host/shoal`; None for a SQLite file in the data folder. Whatever libpq reads
+    #: (PGPASSFILE, PGSSLMODE, ...) counts, so that no password need stand here
+    database: str | None = Field(default=None, pattern=r"^[a-z0-9+]+://")
     retention_days: float | None = Field(default=None, gt=0)
     #: new work is refused while the disk has less room than this
     min_free_mb: float = Field(default=256.0, ge=0)
@@ -245,6 +294,7 @@ class Config(_Section):
     privacy: PrivacyConfig = PrivacyConfig()
     learning: LearningConfig = LearningConfig()
     placement: PlacementConfig = PlacementConfig()
+    costs: CostsConfig = CostsConfig()
     storage: StorageConfig = StorageConfig()
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig | None = None
@@ -253,6 +303,17 @@ class Config(_Section):
     tools: dict[str, ToolConfig] = Field(default_factory=dict)
     #: files of plans, each offered as the model `agent/<name>`
     plans: tuple[Path, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_its_judge(self) -> Config:
+        for name in self.contract.tasks:
+            if self.contract.judged(name) and self.judge is None:
+                raise ConfigError(
+                    f"`contract.tasks.{name}.loss` is judge, and no judge is configured.",
+                    remedy="Name the model under `judge`, or leave `loss` out.",
+                    param=f"contract.tasks.{name}.loss",
+                )
+        return self
 
 
 def load_config(path: Path | None) -> Config:
@@ -289,14 +350,15 @@ def parse_config(raw: object, *, source: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{source}: `{path}` is not a setting.", remedy="Check its spelling.", param=path
-            ) from None
-        raise ConfigError(
-            f"{source}: `{path}`: {first['msg']}, got {first.get('input')!r}.",
-            remedy="Mend the value.",
-            param=path,
-        ) from None
+        first = error.errors(include_url=False)[0]
+        raise fault_of(first, source, _settings_of(first["loc"][:-1])) from None
+
+
+def _settings_of(path: Sequence[Any]) -> list[str]:
+    """The settings of the section at this path; none where it is no section that is always there."""
+    section: Any = Config
+    for part in path:
+        field = section.model_fields.get(str(part)) if hasattr(section, "model_fields") else None
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return list(section.model_fields) if section is not None else []

@@ -10,10 +10,12 @@
     |-- PermissionDenied        the key's scopes do not cover the call
     |-- NotFound                the named task, specialist, trace or run does not exist
     |-- Conflict                the state of the thing forbids the change
+    |   `-- StaleDecision       it has changed since the change was decided
     |-- RateLimited             over the key's rate or budget
     |-- PrivacyViolation        no performer may see the data
     |-- NoPerformer             no specialist answers and there is no generalist
     |-- SpecialistUnavailable   the specialist does not answer
+    |   `-- WrongVersion        a replica answered as another version than it was asked for
     |-- GeneralistUnavailable   the generalist does not answer, or answers nonsense
     |-- GeneralistRefused       the generalist answered with an error of the client's making
     |-- DeadlineExceeded        nobody answered in time
@@ -100,6 +102,12 @@ class Conflict(ShoalError):
     code = "conflict"
 
 
+class StaleDecision(Conflict):
+    """What was decided on is no longer so: read it, and decide again."""
+
+    code = "stale_decision"
+
+
 class RateLimited(ShoalError):
     code = "rate_limit_exceeded"
     #: seconds after which the same call is let in
@@ -116,6 +124,12 @@ class NoPerformer(ShoalError):
 
 class SpecialistUnavailable(ShoalError):
     code = "specialist_unavailable"
+
+
+class WrongVersion(SpecialistUnavailable):
+    """A replica answered as another version than the one that was asked, or with other files than that version's."""
+
+    code = "wrong_version"
 
 
 class GeneralistUnavailable(ShoalError):

@@ -1,4 +1,4 @@
-"""Where a site keeps its files. Owns the layout of the data folder; opens none of the files itself."""
+"""Where a site keeps its files. Owns the layout of the data folder; opens none of the files itself, but the one that names its database."""
 
 from __future__ import annotations
 
@@ -20,9 +20,27 @@ class Home:
         return self.root / "shoal.yaml"
 
     @property
-    def database(self) -> Path:
-        """SQLite: tasks, versions, verdicts, keys."""
-        return self.root / "shoal.db"
+    def database(self) -> Path | str:
+        """Tasks, versions, verdicts, keys: a SQLite file, or the URL that `use_database` was last told."""
+        try:
+            url = self.database_url.read_text(encoding="utf-8").strip()
+        except OSError:
+            url = ""
+        return url or self.root / "shoal.db"
+
+    @property
+    def database_url(self) -> Path:
+        """Names the database where it is no SQLite file in this folder, mode 0600."""
+        return self.root / "database.url"
+
+    def use_database(self, url: str) -> None:
+        """From now on whoever opens this data folder finds its database there, with or without the configuration that says so."""
+        if self.database == url or not self.root.is_dir():
+            return
+        draft = self.database_url.with_suffix(f".{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(url + "\n", encoding="utf-8")
+        draft.replace(self.database_url)
 
     @property
     def spool(self) -> Path:
@@ -73,6 +91,11 @@ class Home:
     def feedback_status(self) -> Path:
         """What the feedback actor last said of itself."""
         return self.root / "feedback.json"
+
+    @property
+    def ledger(self) -> Path:
+        """Sums of what calls took and cost, so that they need not be read again. May be removed at any time."""
+        return self.root / "ledger.json"
 
     @property
     def logs(self) -> Path:

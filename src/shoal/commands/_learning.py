@@ -15,12 +15,15 @@ import psutil
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shoal.agents.feedback.accounts import Rates, price_of
+from shoal.agents.feedback.expenses import SqlExpenses
 from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.learning.learn import learn
 from shoal.agents.ports import EngineLoader
+from shoal.agents.registry.records import Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
-from shoal.agents.routing.explain import explain
+from shoal.agents.routing.explain import explain, nearest_calls
 from shoal.agents.routing.router import Router
 from shoal.agents.traces.chat import parse_chat_request
 from shoal.agents.traces.importing import import_files
@@ -35,6 +38,7 @@ from shoal.serve.advisers import second_opinions
 from shoal.serve.engines import load
 from shoal.serve.judging import read_slot_rules
 from shoal.serve.site_record import read_record
+from shoal.serve.training import training
 
 #: errors of a log that are spelled out
 _NAMED_FAULTS = 5
@@ -66,7 +70,11 @@ def run_learn(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     loader: EngineLoader = load
     registry = open_registry(home)
-    with recorded_run(registry, tasks) as note, fraction_bar("learning", progress) as tell:
+    with (
+        recorded_run(registry, tasks) as note,
+        fraction_bar("learning", progress) as tell,
+        training(home, config) as executor,
+    ):
         report = learn(
             store=open_traces(home, config),
             registry=registry,
@@ -81,6 +89,8 @@ def run_learn(
             feedback=registry.feedback(),
             progress=tell,
             opinions=second_opinions(config, ask_twice=ask_twice),
+            executor=executor,
+            spend=SqlExpenses(registry.database).add,
         ).to_dict()
         note(report)
     return report
@@ -119,6 +129,10 @@ def _with_outputs_may_train(config: Config, home: Home, value: bool) -> Config:
     )
 
 
+def _is_there(home: Home, version: Version) -> bool:
+    return (home.models / version.folder).is_dir()
+
+
 def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | None) -> dict[str, Any]:
     """Score a log; returns the report, and writes a line for each call to `predictions` if it is given.
 
@@ -144,7 +158,8 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
         )
     registry = open_registry(home)
     known = registry.tasks()
-    versions = registry.versions()
+    # of a refused version that knew erased calls only its record is left
+    versions = [v for v in registry.versions() if v.state is not VersionState.REJECTED or _is_there(home, v)]
     chosen = todays_versions(known, versions, refused=True)
 
     def load_version(key: str) -> Loaded:
@@ -157,7 +172,8 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
             log.scan(),
             router=Router(todays_snapshot(known, versions, epoch=registry.epoch(), refused=True)),
             load=load_version,
-            generalist=config.generalist,
+            price=price_of(config),
+            rates=Rates.from_config(config),
             progress=tell,
         )
     if predictions is not None:
@@ -168,8 +184,12 @@ def run_evaluate(home: Home, config: Config, file: Path, predictions: Path | Non
     return {**report, "skipped": read.skipped_count}
 
 
-def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
-    """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest."""
+def run_explain(home: Home, config: Config, body: object, *, nearest: int = 0) -> dict[str, Any]:
+    """The decision for a request, with the specialist's own answer and confidence. Raises InvalidRequest.
+
+    Args:
+        nearest: so many of the traces that are most like it are told too; all traces are read for that.
+    """
     request = parse_chat_request(body)
     registry = open_registry(home)
     known = registry.tasks()
@@ -192,6 +212,8 @@ def run_explain(home: Home, config: Config, body: object) -> dict[str, Any]:
             result["reasons"] = [*result["reasons"], answer.reason]
         if accepted:
             result["served_by"] = f"specialist/{decision.task_name}@{decision.performer.number}"
+    if nearest:
+        result["nearest_calls"] = nearest_calls(request, open_traces(home, config).scan(), most=nearest)
     return result
 
 

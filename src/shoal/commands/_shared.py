@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +51,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def folded(name: str, width: int) -> str:
+    """A name in lines that leave room for other columns, cut at a hyphen where one is near."""
+    return name if len(name) <= width else "\n".join(textwrap.wrap(name, width, break_on_hyphens=True))
+
+
 def open_home(home: Path | None) -> Home:
     """The data folder, made if it is not there."""
     return find_home(home).create()
@@ -66,13 +73,15 @@ def existing_home(home: Path | None) -> Home:
 
 
 def read_config(home: Home, explicit: Path | None) -> Config:
-    """`--config`, else `shoal.yaml` in the data folder, else `shoal.yaml` here, else the defaults."""
-    if explicit is not None:
-        return load_config(explicit)
-    for candidate in (home.config, Path.cwd() / "shoal.yaml"):
-        if candidate.is_file():
-            return load_config(candidate)
-    return Config()
+    """`--config`, else `shoal.yaml` in the data folder, else `shoal.yaml` here, else the defaults.
+
+    A database that it names is the data folder's from now on.
+    """
+    found = [path for path in (home.config, Path.cwd() / "shoal.yaml") if path.is_file()]
+    config = load_config(explicit or next(iter(found), None))
+    if config.storage.database is not None:
+        home.use_database(config.storage.database)
+    return config
 
 
 def print_json(data: Any) -> None:
@@ -160,3 +169,15 @@ def _click_exit(error: Exception) -> int | None:
 def bad_value(option: str, value: object, rule: str, remedy: str) -> ConfigError:
     """A command-line value that breaks a rule."""
     return ConfigError(f"{option} {rule}, got {value!r}.", remedy=remedy, param=option)
+
+
+def moment(option: str, text: str) -> float:
+    """A day or time in ISO 8601, UTC where it names no zone, as seconds since the epoch. Raises UsageError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} must be a day or time in ISO 8601, got {text!r}.",
+            remedy=f"For example {option} 2025-06-30.",
+        ) from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

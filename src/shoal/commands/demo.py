@@ -171,16 +171,15 @@ def _learn(home: Home, config: Config) -> Mapping[str, Any]:
 
 
 def _write_report(home: Home, page: Path) -> None:
+    from shoal.agents.feedback.accounts import price_of
+    from shoal.agents.feedback.audit_view import audit_of
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.commands._stores import open_registry, open_traces
     from shoal.config import load_config
     from shoal.serve.engines import load
-    from shoal.serve.report import Price, write_report
+    from shoal.serve.report import write_report
 
     config = load_config(home.config)
-    generalist = config.generalist
-    price = None
-    if generalist is not None and (generalist.price_in or generalist.price_out):
-        price = Price(tokens_in=generalist.price_in, tokens_out=generalist.price_out)
     registry = open_registry(home)
     try:
         write_report(
@@ -188,9 +187,11 @@ def _write_report(home: Home, page: Path) -> None:
             registry,
             open_traces(home, config),
             page,
-            price=price,
-            core_hour_usd=config.learning.core_hour_usd,
+            price=price_of(config),
+            config=config,
+            expenses=SqlExpenses(registry.database).all(),
             load=lambda version: load(home.models / version.folder, version.sha256),
+            audit=lambda version: audit_of(version, registry.evidence(version.key)),
         )
     finally:
         registry.close()

@@ -159,7 +159,6 @@ def _print(report: dict[str, Any]) -> None:
     table.add_column("calls", justify="right")
     table.add_column("verdict")
     table.add_column("covers", justify="right")
-    table.add_column("why", overflow="fold")
     for task in report["tasks"]:
         coverage = task.get("coverage")
         table.add_row(
@@ -167,9 +166,12 @@ def _print(report: dict[str, Any]) -> None:
             f"{task['calls']:,}",
             task["verdict"],
             "-" if coverage is None else f"{coverage:.0%}",
-            escape(task["reason"]) + _even(task.get("break_even")),
         )
     out.print(table)
+    # whole lines: a column beside the others would be too narrow to read
+    for task in report["tasks"]:
+        if why := task["reason"] + _even(task.get("break_even")):
+            out.print(f"{escape(task['name'])}: {escape(why)}", highlight=False)
     passed = sum(task["verdict"] == "pass" for task in report["tasks"])
     out.print(f"{passed} of {len(report['tasks'])} tasks have a specialist; {report['seconds']:.0f} s")
     then = ", shoal eval FILE, shoal specialists promote TASK" if passed else "; more calls teach more"

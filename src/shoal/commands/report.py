@@ -49,20 +49,25 @@ def report(
     """Write tasks, evidence and savings as one HTML page that needs nothing else."""
     # a few seconds' work: threads that wait for each other make it many times slower on a busy machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from shoal.agents.feedback.audit_view import audit_of
+    from shoal.agents.feedback.expenses import SqlExpenses
     from shoal.serve.engines import load
     from shoal.serve.report import write_report
 
     folder = existing_home(home)
     settings = read_config(folder, config)
     page = file.expanduser().absolute()
+    registry = open_registry(folder)
     said = write_report(
         folder,
-        open_registry(folder),
+        registry,
         open_traces(folder, settings),
         page,
         price=_price(settings, price_in, price_out),
-        core_hour_usd=settings.learning.core_hour_usd,
+        config=settings,
+        expenses=SqlExpenses(registry.database).all(),
         load=lambda version: load(folder.models / version.folder, version.sha256),
+        audit=lambda version: audit_of(version, registry.evidence(version.key)),
     )
     if as_json:
         print_json(

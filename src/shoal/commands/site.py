@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from shoal.commands._amounts import UNKNOWN, usd
 from shoal.commands._shared import (
     ConfigOption,
     HomeOption,
@@ -246,10 +247,29 @@ def learning_line(said: dict[str, Any]) -> str:
         text = f"last {ended}: {last['state']}, " + (last["error"] or f"{passed} passed ({last['reason']})")
     else:
         text = "never yet"
-    waiting = [f"{count} contradicted answers of {name}" for name, count in said["contradicted"].items()]
+    waiting = [unknown_work(said)] if said.get("novel") else []
+    waiting += [f"{count} contradicted answers of {name}" for name, count in said["contradicted"].items()]
     if said["unknown"]:
         waiting.append(f"feedback on {said['unknown']} calls that nobody knows")
     return " ".join(filter(None, ["; ".join([text, *waiting]), said["trouble"]]))
+
+
+def unknown_work(said: dict[str, Any]) -> str:
+    """How many calls no task covers, and which kinds of them recur."""
+    kinds = [f"{count} of a recurring kind, {name}" for name, count in said["kinds"].items()]
+    return "unknown work: " + ", ".join([counted(said["novel"], "call"), *kinds])
+
+
+def money_line(said: dict[str, Any]) -> str:
+    """What was saved so far, of what."""
+    paid, whole = usd(said["paid_usd"]), usd(said["all_generalist_usd"])
+    if paid == UNKNOWN:
+        text = "unknown: the large model's price is not set"
+    elif not said["by_specialist"]:
+        text = f"{paid} paid; no specialist has answered yet"
+    else:
+        text = f"saved {usd(said['saved_usd'])}, {usd(said['net_usd'])} after learning; {paid} paid, {whole} by the large model alone"
+    return f"{text} (made up: a stand-in answers for it)" if said["stand_ins"] else text
 
 
 def counted(number: int, noun: str) -> str:
@@ -300,6 +320,10 @@ def _show(found: dict[str, Any]) -> None:
         line("nodes" if number == 0 else "", node_line(node))
     if found["feedback"] is not None:
         line("learning", learning_line(found["feedback"]))
+    if found["money"] is not None:
+        line("money", money_line(found["money"]))
+    elif found["traces"]["readable"]:
+        line("money", "not added up yet: shoal costs")
     traces = found["traces"]
     line("traces", f"{traces['readable']} readable, {traces['spool_mb']:.1f} MB in the spool")
     if found["processes"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,13 +10,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.feedback.audit_view import audit_of
 from shoal.agents.feedback.governance import pause_version, promote_version, rollback_task
+from shoal.agents.feedback.version_events import version_events
 from shoal.agents.learning.folder import verify
+from shoal.agents.learning.forgetting import knowing_erased
 from shoal.agents.learning.model_card import WIDTH, card_text, version_facts
 from shoal.agents.ports import Registry
-from shoal.agents.registry.records import Task, Version
-from shoal.commands._shared import HomeOption, JsonOption, existing_home, out, print_json
-from shoal.commands._stores import erased_calls, open_registry
+from shoal.agents.registry.records import Task, Version, VersionState
+from shoal.agents.registry.trainings import Training
+from shoal.commands._shared import HomeOption, JsonOption, existing_home, moment, out, print_json
+from shoal.commands._stores import open_registry
 from shoal.errors import CorruptModel, NotFound
 from shoal.home import Home
 
@@ -31,12 +36,13 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     registry = open_registry(place)
     tasks = {task.id: task for task in registry.tasks()}
     versions = [v for v in registry.versions() if v.task_id in tasks]
-    erased = erased_calls(place, versions)
+    erased = knowing_erased(place, versions)
+    made = [training for training in registry.trainings() if training.task_id in tasks]
     if as_json:
         found = [_as_dict(tasks[v.task_id], v, erased.get(v.key, 0)) for v in versions]
-        print_json({"specialists": found})
+        print_json({"specialists": [*found, *(_made(tasks[m.task_id], m) for m in made)]})
         return
-    if not versions:
+    if not versions and not made:
         out.print("No specialists yet. Train some: shoal learn")
         return
     table = Table(box=None, pad_edge=False)
@@ -52,10 +58,26 @@ def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
             _share(version, "coverage"),
             _share(version, "right_answered"),
         )
+    for training in made:
+        minutes = (time.time() - training.started_at) / 60
+        name = f"{escape(tasks[training.task_id].name)}@{training.number}"
+        table.add_row(name, "-", f"training for {minutes:.0f} min", "-", "-")
     out.print(table)
     if erased:
         out.print(f"{len(erased)} were trained on calls that are erased since: shoal learn", highlight=False)
     out.print("Shares of held-out calls. Why, and every figure: shoal specialists show TASK@N", style="dim")
+
+
+def _made(task: Task, training: Training) -> dict[str, Any]:
+    return {
+        "specialist": f"{task.name}@{training.number}",
+        "task": task.name,
+        "task_id": task.id,
+        "version": training.number,
+        "state": str(VersionState.TRAINING),
+        "pid": training.pid,
+        "started_at": training.started_at,
+    }
 
 
 def _share(version: Version, name: str) -> str:
@@ -65,17 +87,19 @@ def _share(version: Version, name: str) -> str:
 
 @app.command("show")
 def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """One version: its model card (contract, evidence, cost, data, licences), needs and history. Its files are checked."""
+    """One version: its model card (contract, evidence, cost, data, licences), needs, audit and history. Its files are checked."""
     place = existing_home(home)
     registry = open_registry(place)
     task, version = find_version(registry, specialist)
-    erased = erased_calls(place, [version]).get(version.key, 0)
+    erased = knowing_erased(place, [version]).get(version.key, 0)
     history = registry.history(version.key)
+    audit = audit_of(version, registry.evidence(version.key))
     sealed, checked = _checked(place, version)
     facts = version_facts(task, version, sealed)
     if as_json:
         known = {k: facts[k] for k in ("base", "parents", "licences", "data", "outputs_may_train", "metrics")}
-        print_json({**_as_dict(task, version, erased), "card": known, "files": checked, "history": history})
+        own = {"card": known, "files": checked, "audit": audit.to_dict(), "history": history}
+        print_json({**_as_dict(task, version, erased), **own})
         return
     out.print(f"[bold]{escape(task.name)}@{version.number}[/]  {version.kind}, {version.state}")
     if erased:
@@ -85,18 +109,49 @@ def show(specialist: SpecialistArgument, home: HomeOption = None, as_json: JsonO
     out.print(f"files: {checked}", highlight=False, markup=False, width=WIDTH)
     needs = ", ".join(f"{name} {value}" for name, value in version.needs.items() if value != "")
     out.print(f"needs: {escape(needs) or '-'}", highlight=False, width=WIDTH)
+    out.print("audit:", highlight=False)
+    for line in audit.lines():
+        out.print(f"  {line}", highlight=False, markup=False, width=WIDTH)
     out.print("history:", highlight=False)
     for event in history:
-        when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M")
-        out.print(
-            f"  {when} UTC  {event['from'] or 'new'} -> {event['to']}: {escape(str(event['reason']))}",
-            highlight=False,
-            width=WIDTH,
-        )
+        out.print(f"  {_told(event)}", highlight=False, width=WIDTH)
+
+
+@app.command("history")
+def history(
+    specialist: Annotated[
+        str | None,
+        typer.Argument(metavar="[TASK[@N]]", help="A task, or one version of it; all if left out."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="From this day or time on (ISO 8601, UTC).")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What happened to versions: each step, when, why, at whose word, and in which epoch. Also of those that are gone."""
+    registry = open_registry(existing_home(home))
+    events = version_events(registry, specialist, None if since is None else moment("--since", since))
+    if as_json:
+        print_json({"events": events})
+        return
+    for event in events:
+        out.print(f"{escape(event['specialist'])}  {_told(event)}", highlight=False, soft_wrap=True)
+    if not events:
+        out.print("Nothing has happened.")
+
+
+def _told(event: dict[str, Any]) -> str:
+    when = datetime.fromtimestamp(event["at"], tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    steps = f"{event['from'] or 'new'} -> {event['to'] or 'gone'}"
+    asker = f" ({event['asker']})" if event["asker"] else ""
+    return f"{when} UTC  {steps}{asker}: {escape(str(event['reason']))}"
 
 
 def _checked(home: Home, version: Version) -> tuple[dict[str, Any] | None, str]:
     """The sealed card of a version, None where it cannot be trusted; and in words how its files are."""
+    if version.state is VersionState.REJECTED and not (home.models / version.folder).exists():
+        return None, "removed: it was refused, and calls that it was trained on are erased since"
     try:
         card = verify(home.models / version.folder, version.sha256)
     except CorruptModel as error:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import csv
-import textwrap
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.feedback.novelty import kinds_of
 from shoal.agents.ports import Registry
-from shoal.agents.registry.records import Task
+from shoal.agents.registry.novelty import SqlNovelty
+from shoal.agents.registry.records import Task, TaskId
+from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.tasks import about, corrections
 from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.tasks.template import Template
 from shoal.agents.tasks.turns import shown as shown_turn
+from shoal.commands._amounts import both, usd
 from shoal.commands._shared import (
     ConfigOption,
     HomeOption,
     JsonOption,
     existing_home,
+    folded,
     out,
     print_json,
     progress_bar,
@@ -31,6 +35,10 @@ from shoal.commands._shared import (
 from shoal.commands._stores import open_registry, open_traces
 from shoal.config import Config
 from shoal.errors import UsageError
+from shoal.home import Home
+
+if TYPE_CHECKING:
+    from shoal.serve.money import Books
 
 app = typer.Typer(help="Tasks found in the traces, and your corrections of them.", no_args_is_help=True)
 
@@ -39,6 +47,8 @@ _NAME_WIDTH = 30
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name or id.")]
 _SHOWN_PROMPTS = 5
+#: characters of a call that are shown of a kind of unknown work
+_FIRST_WORDS = 60
 _TOLD_STATES = frozenset({"serving", "canary", "shadow", "paused"})
 
 
@@ -58,7 +68,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         rows = [
             {**_as_dict(task), **_worth(task, settings), "specialists": states[task.id]} for task in tasks
         ]
-        print_json({"tasks": rows})
+        print_json({"tasks": rows, "unknown_work": _unknown_work(registry, folder, settings)})
         return
     if not tasks:
         out.print("No tasks yet. Find some: shoal learn")
@@ -73,7 +83,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
     for task in tasks:
         cost = about.shares(task, _price(settings)).cost
         table.add_row(
-            escape(_folded(task.name)),
+            escape(folded(task.name, _NAME_WIDTH)),
             str(task.output_kind),
             f"{task.calls:,}",
             "-" if cost is None else f"{cost:.0%}",
@@ -81,17 +91,46 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
             escape(_why(task, settings)),
         )
     out.print(table)
+    _tell_unknown(_unknown_work(registry, folder, settings))
     if _price(settings) is None:
         out.print(
             "cost: share of all tokens; generalist.price_in and price_out make it one of money", style="dim"
         )
 
 
-def _folded(name: str) -> str:
-    """In lines that leave room for the reasons, cut at a hyphen where one is near."""
-    if len(name) <= _NAME_WIDTH:
-        return name
-    return "\n".join(textwrap.wrap(name, _NAME_WIDTH, break_on_hyphens=True))
+def _unknown_work(registry: SqlRegistry, home: Home, settings: Config) -> dict[str, Any]:
+    """The novelty pool: `calls`, and `kinds` of them that recur, each with how its newest call begins."""
+    pool = SqlNovelty(registry.database).all()
+    names = {task.id: task.name for task in registry.tasks()}
+    kinds = kinds_of(pool)
+    examples = {}
+    if kinds:
+        found = open_traces(home, settings).pick({kind.example for kind in kinds})
+        examples = {
+            str(trace.id): " ".join(trace.chat.last_user_text.split())[:_FIRST_WORDS] for trace in found
+        }
+    return {
+        "calls": len(pool),
+        "kinds": [
+            {
+                "name": kind.name,
+                "calls": kind.calls,
+                "near": names.get(TaskId(kind.near), ""),
+                "first_words": examples.get(kind.example, ""),
+            }
+            for kind in kinds
+        ],
+    }
+
+
+def _tell_unknown(unknown: dict[str, Any]) -> None:
+    if not unknown["calls"]:
+        return
+    out.print(f"Unknown work: {unknown['calls']:,} calls that no task covers.", highlight=False)
+    for kind in unknown["kinds"]:
+        near = f", like {kind['near']}" if kind["near"] else ""
+        line = f"  {kind['calls']:,} of a recurring kind, {kind['name']}{near}: {kind['first_words']}…"
+        out.print(escape(line), highlight=False)
 
 
 @app.command("show")
@@ -104,11 +143,17 @@ def show(
     settings = read_config(folder, config)
     found = registry.task(task)
     versions = registry.versions(found.id)
+    from shoal.serve.money import books_at_hand
+
+    books = books_at_hand(folder, registry, open_traces(folder, settings), settings)
     if as_json:
+        account = None if books is None else books.accounts.tasks.get(found.id)
         print_json(
             {
                 **_as_dict(found),
                 **_worth(found, settings),
+                "costs": None if account is None else account.to_dict(),
+                "advice": books.advice[found.id].to_dict() if books and found.id in books.advice else None,
                 "match": _match_shown(found),
                 "versions": [v.key for v in versions],
             }
@@ -121,7 +166,8 @@ def show(
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for name, value in (_worth_shown(found, settings) | _match_shown(found)).items():
+    shown_of_task = _worth_shown(found, settings) | _costs_shown(found, books) | _match_shown(found)
+    for name, value in shown_of_task.items():
         shown = ", ".join(map(_cut, value[:_SHOWN_PROMPTS])) if isinstance(value, list) else str(value)
         if isinstance(value, list) and len(value) > _SHOWN_PROMPTS:
             shown += f", … ({len(value)} in all)"
@@ -311,6 +357,29 @@ def _worth_shown(task: Task, config: Config) -> dict[str, Any]:
         shown["answers"] = [f"{_cut(name, 40)} ({count:,})" for name, count in counted["answers"].items()]
     if counted.get("examples"):
         shown["examples"] = list(counted["examples"])
+    return shown
+
+
+def _costs_shown(task: Task, books: Books | None) -> dict[str, Any]:
+    """Money and time of the task's calls, and where it is best done."""
+    if books is None:
+        return {"costs": "not added up yet: shoal costs"}
+    account, advice = books.accounts.tasks.get(task.id), books.advice.get(task.id)
+    shown: dict[str, Any] = {}
+    if account is not None:
+        shown["paid"] = (
+            f"{usd(account.paid_usd)} of {usd(account.all_generalist_usd)} by the large model alone"
+        )
+        if account.by_specialist:
+            shown["saved"] = f"{usd(account.saved_usd)}, {usd(account.net_usd)} after learning"
+            shown["latency"] = (
+                f"{both(account.specialist_p50_ms, account.specialist_p95_ms)} (p50 / p95), the large model's "
+                f"{both(account.generalist_p50_ms, account.generalist_p95_ms)}"
+            )
+        if books.accounts.stand_ins:
+            shown["money"] = "made up: the large model is a stand-in"
+    if advice is not None:
+        shown["best done"] = f"{advice.tier}: {'; '.join(advice.reasons)}"
     return shown
 
 

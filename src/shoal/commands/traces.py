@@ -17,6 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.agents.feedback.erasure import after_erasure
 from shoal.agents.traces.chat import text_of
 from shoal.agents.traces.formats import FORMATS
 from shoal.agents.traces.importing import ImportReport, import_files
@@ -28,6 +29,7 @@ from shoal.commands._shared import (
     JsonOption,
     err,
     existing_home,
+    moment,
     open_home,
     out,
     print_json,
@@ -287,12 +289,12 @@ def delete(
         raise UsageError("Nothing was named to delete.", remedy="Give --id, --client or --before.")
     place = existing_home(home)
     store = open_traces(place, read_config(place, config))
-    moment = None if before is None else _moment(before)
-    gone = store.erase(ids=id_ or (), client=client, before=moment)
+    until = None if before is None else moment("--before", before)
+    gone = store.erase(ids=id_ or (), client=client, before=until)
     if id_ and not gone:
         raise NotFound("None of the named calls is there.", remedy="shoal traces ls names the newest ones.")
     registry = open_registry(place)
-    registry.delete_feedback(gone)
+    after_erasure(place, registry, gone)
     knowing = trained_on_erased(place, registry)
     if as_json:
         said = {"deleted": len(gone), "calls": store.count()}
@@ -301,17 +303,6 @@ def delete(
     out.print(f"{len(gone):,} calls deleted, {store.count():,} left", highlight=False)
     for name, count in knowing.items():
         out.print(f"{escape(name)} was trained on {count:,} erased calls: shoal learn", highlight=False)
-
-
-def _moment(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--before must be a day or time in ISO 8601, got {text!r}.",
-            remedy="For example --before 2025-06-30.",
-        ) from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _time(timestamp: float) -> str:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.cluster.needs import Needs
-from shoal.cluster.placement import Decision, Demand, NodeState, Weights, decide
+from shoal.cluster.placement import Decision, Demand, NodeState, Weights, decide, host_asks
 from shoal.nodes.telemetry import Gpus, GpuState, Host, Reading
 
 HOST_NEEDS = Needs(cpus=0.5, memory_mb=400)
@@ -58,6 +59,51 @@ def test_a_wished_tier_is_kept_and_said_and_every_other_node_has_its_reason() ->
 def test_without_a_wish_it_stays_at_home_and_small_ones_share_a_host() -> None:
     found = decide([demand("a@1"), demand("b@1")], THREE, host_needs=HOST_NEEDS)
     assert {a.application for a in found.assignments.values()} == {"shoal-host-head"}
+
+
+def adapter(key: str, base: str = "abc-float32", base_mb: float = 3000, adds_mb: float = 20) -> Demand:
+    return Demand(
+        key=key, name=key, needs=Needs(cpus=0.5, memory_mb=adds_mb), small=True, base=base, base_mb=base_mb
+    )
+
+
+def test_a_base_is_asked_for_once_by_the_host_of_its_adapters_and_not_by_that_of_others() -> None:
+    held = [adapter("a@1"), adapter("b@1", base_mb=3100)]
+    assert host_asks([demand()], HOST_NEEDS) == HOST_NEEDS
+    assert host_asks(held[:1], HOST_NEEDS).memory_mb == 3072
+    assert host_asks(held, HOST_NEEDS) == Needs(cpus=0.5, memory_mb=3328), "3,140 MiB, in blocks of 256"
+    found = decide([*held, demand("c@1")], [HEAD], host_needs=HOST_NEEDS)
+    assert {a.application for k, a in found.assignments.items() if k != "c@1"} == {
+        "shoal-base-abc-float32-head"
+    }
+    assert found.assignments["c@1"].application == "shoal-host-head"
+
+
+def test_a_node_without_room_for_a_base_does_not_get_its_adapters() -> None:
+    small = replace(HEAD, memory_mb=4000.0)
+    # two bases need 3,072 MiB each; the edge node has room for both
+    found = decide(
+        [adapter("a@1"), adapter("b@1", base="def-float32"), adapter("c@1")],
+        [small, EDGE],
+        host_needs=HOST_NEEDS,
+    )
+    bases = {key: (a.node, a.application) for key, a in found.assignments.items()}
+    assert bases["a@1"] == bases["c@1"] == ("head", "shoal-base-abc-float32-head")
+    assert bases["b@1"] == ("edge-1", "shoal-base-def-float32-edge-1")
+    assert (
+        "3072 MiB of memory are asked for, and 928 are left"
+        in dict(found.assignments["b@1"].rejected)["head"]
+    )
+    nowhere = decide([adapter("a@1", base_mb=5000)], [small], host_needs=HOST_NEEDS)
+    assert "5120 MiB of memory are asked for" in dict(nowhere.unplaced["a@1"])["head"]
+
+
+def test_adapters_that_fill_a_block_take_another_and_where_none_is_left_go_elsewhere() -> None:
+    small = replace(HEAD, memory_mb=3328.0)
+    many = [adapter(f"{letter}@1", adds_mb=100) for letter in "abcd"]
+    found = where(decide(many, [small, EDGE], host_needs=HOST_NEEDS))
+    # 3,300 MiB for three are 13 blocks; a fourth would take one more
+    assert found == {"a@1": "head", "b@1": "head", "c@1": "head", "d@1": "edge-1"}
 
 
 def test_where_no_node_of_the_tier_lives_another_takes_it_and_says_so() -> None:

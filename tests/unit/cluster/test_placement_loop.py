@@ -10,7 +10,7 @@ from shoal.cluster.placement import Weights
 from shoal.cluster.placement_loop import PlacementLoop
 from shoal.cluster.ports import Application, HeldReport
 
-from .test_placement import EDGE, HEAD, HOST_NEEDS, THREE, demand
+from .test_placement import EDGE, HEAD, HOST_NEEDS, THREE, adapter, demand
 
 
 class ListCarrier:
@@ -60,6 +60,20 @@ ITEMS = {"t@1": {"key": "t@1", "folder": "/m/t/1", "sha256": "0"}}
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+async def test_the_host_of_a_base_asks_ray_for_its_memory_once(bench: Bench) -> None:
+    bench.loop.see([HEAD])
+    held = [adapter("a@1"), adapter("b@1")]
+    bench.loop.want([*held, demand()], ITEMS)
+    await bench.loop.round(["shoal_memory_mb"])
+    [applications] = bench.carrier.told
+    assert {a.name: a.options["resources"] for a in applications} == {
+        "shoal-base-abc-float32-head": {"shoal_memory_mb": 3072.0},
+        "shoal-host-head": {"shoal_memory_mb": 400.0},
+    }
+    again = bench.restart()
+    assert again.demands is not None and {d.base for d in again.demands} == {"abc-float32", ""}
 
 
 async def test_a_demand_becomes_an_application_on_a_node_by_its_label(bench: Bench) -> None:

@@ -86,3 +86,18 @@ def test_the_status_says_what_was_learnt_last_or_why_it_was_not() -> None:
     assert learning_line(said).endswith(": done, 1 passed (asked for)")
     said["last"] = {**LAST, "state": "failed", "error": "There are no traces."}
     assert learning_line(said).endswith(": failed, There are no traces.")
+
+
+def test_the_status_line_tells_of_unknown_work() -> None:
+    said: dict[str, Any] = {
+        "running": None,
+        "last": None,
+        "contradicted": {},
+        "unknown": 0,
+        "trouble": "",
+        "novel": 412,
+        "kinds": {"weather-record": 60},
+    }
+    assert learning_line(said) == (
+        "never yet; unknown work: 412 calls, 60 of a recurring kind, weather-record"
+    )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from shoal.agents.feedback.erasure import after_erasure
+from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.learning.learnt_calls import write_learnt_calls
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
@@ -88,3 +92,43 @@ def test_calls_past_their_days_go_with_what_was_said_of_them_also_without_a_site
     assert run_app(build_app("specialists"), ["specialists", "ls", "--json", "--home", str(home.root)]) == 0
     found = json.loads(capsys.readouterr().out)["specialists"]
     assert [s["erased_calls"] for s in found] == [6, 6]
+
+
+def test_what_was_refused_or_left_unfinished_goes_with_the_calls_that_it_knew(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = SqlRegistry(home.database)
+    for number, knows in ((3, "c0"), (4, "c9")):
+        folder = home.models / "t1" / str(number)
+        write_learnt_calls_in(folder, [knows])
+        registry.add_version(
+            replace(registry.versions()[0], number=number, folder=f"t1/{number}", state=VersionState.REJECTED)
+        )
+    for name, knows in (("t1-aa", "c0"), ("t1-bb", "c9")):
+        write_learnt_calls_in(home.work / "training" / name, [knows])
+    (home.work / "training" / "t1-cc").mkdir()
+    assert run_app(build_app("traces"), ["traces", "delete", "--id", "c0", "--home", str(home.root)]) == 0
+    assert "greet@1 was trained on 1 erased calls" in capsys.readouterr().out
+    left = sorted(str(p.relative_to(home.root)) for p in home.root.glob("[mw]*/*/*") if p.is_dir())
+    assert left == ["models/t1/1", "models/t1/2", "models/t1/4", "work/training/t1-bb"]
+    assert (
+        run_app(build_app("specialists"), ["specialists", "show", "greet@3", "--home", str(home.root)]) == 0
+    )
+    assert "removed: it was refused" in capsys.readouterr().out
+
+
+def test_a_learning_run_under_way_keeps_its_checkpoints(home: Home) -> None:
+    registry = SqlRegistry(home.database)
+    runs = SqlLearningRuns(registry.database)
+    write_learnt_calls_in(home.work / "training" / "t1-aa", ["c0"])
+    ParquetTraceStore(home).erase(ids=["c0"])
+    runs.begin("r1", tasks=(), reason="by hand", at=1.0)
+    assert runs.claim("r1", psutil.Process())
+    assert after_erasure(home, registry, {"c0"}) == []
+    runs.finish("r1", "done", {}, at=2.0)
+    assert after_erasure(home, registry, {"c0"}) == ["t1-aa"]
+
+
+def write_learnt_calls_in(folder: Path, ids: list[str]) -> None:
+    folder.mkdir(parents=True)
+    write_learnt_calls(folder, ids)

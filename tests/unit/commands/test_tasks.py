@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from shoal.agents.feedback.novelty import NovelCall
+from shoal.agents.registry.novelty import SqlNovelty
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.store import ParquetTraceStore
@@ -139,3 +141,28 @@ def test_cost_is_of_money_where_prices_are_configured(home: Home, capsys: pytest
     _, task = shoal_tasks(home, capsys, "show", name, "--json")
     assert task["cost_by"] == "USD"
     assert task["cost_usd"] == pytest.approx((2.0 * task["tokens_in"] + 8.0 * task["tokens_out"]) / 1e6)
+
+
+def test_unknown_work_is_told_with_the_kinds_that_recur(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Unknown work" not in shoal_tasks(home, capsys, "ls")[1]
+    registry = SqlRegistry(home.database)
+    near = registry.tasks()[0]
+    calls = [
+        NovelCall(trace_id=f"late-{n}", at=float(n), why="system_prompt", near=near.id, kind="shop-lamp")
+        for n in range(25)
+    ]
+    calls.append(NovelCall(trace_id="stray", at=99.0, why="system_prompt"))
+    SqlNovelty(registry.database).add(calls, most=100)
+    registry.close()
+    told = shoal_tasks(home, capsys, "ls", "--json")[1]["unknown_work"]
+    assert told == {
+        "calls": 26,
+        "kinds": [
+            {"name": "shop-lamp", "calls": 25, "near": near.name, "first_words": "My tent number 24 is late"}
+        ],
+    }
+    shown = " ".join(shoal_tasks(home, capsys, "ls")[1].split())
+    assert "Unknown work: 26 calls that no task covers." in shown
+    assert f"25 of a recurring kind, shop-lamp, like {near.name}: My tent number 24 is late" in shown

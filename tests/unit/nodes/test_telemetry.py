@@ -13,6 +13,7 @@ from shoal.nodes.telemetry import (
     GpuState,
     MachineTelemetry,
     Reading,
+    gpu_joules,
     read_gpus,
     read_host,
 )
@@ -123,3 +124,31 @@ def test_a_machine_is_local_unless_its_environment_says_otherwise() -> None:
 def test_an_unknown_tier_is_refused() -> None:
     with pytest.raises(ConfigError, match="moon"):
         node_identity({"SHOAL_TIER": "moon"})
+
+
+class CountingNvml(FakeNvml):
+    """Counts energy: device 0 has taken 5 J, device 1 has taken 10 J, ..."""
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        if self._power_error is not None:
+            raise NvmlError(self._power_error)
+        return 5000 * (handle + 1)
+
+
+def test_energy_is_of_the_gpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvml = CountingNvml(devices=3)
+    assert gpu_joules(nvml) == 30.0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu_joules(nvml) == 10.0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_joules(nvml) is None
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize(
+    "nvml", [CountingNvml(init_error=12), CountingNvml(devices=0), CountingNvml(power_error=3)]
+)
+def test_energy_that_nobody_counts_is_none(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu_joules(nvml) is None

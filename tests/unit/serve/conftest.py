@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from shoal.agents.fakes import FakeClock, FunctionGeneralist
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.ports import Generalist, SpecialistAnswer
 from shoal.agents.registry.records import OutputKind, TaskId, VersionState
 from shoal.agents.routing.snapshot import Performer, Route, Snapshot
@@ -51,7 +52,7 @@ def route(name: str, *performers: Performer, kind: OutputKind = OutputKind.LABEL
 
 @dataclass
 class Bench:
-    """A gateway's parts; change them before `service` is first used."""
+    """A gateway's parts; change them before `service` is first used, but for the snapshot's epoch and routes."""
 
     generalist: Generalist | None = field(
         default_factory=lambda: FunctionGeneralist(lambda request: f"large: {request.last_user_text}")
@@ -63,12 +64,14 @@ class Bench:
     observer: ListObserver = field(default_factory=ListObserver)
     clock: FakeClock = field(default_factory=FakeClock)
     routes: tuple[Route, ...] = (route("triage", SERVING), route("mood", SHADOW))
+    epoch: int = 7
     ready: bool = True
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     keys: KeyRing | None = None
     beyond_loopback: bool = False
     admit_error: ShoalError | None = None
     charged: list[tuple[str, float]] = field(default_factory=list)
+    spent: list[Expense] = field(default_factory=list)
     chance: Callable[[], float] = lambda: 0.999
     background_limit: int = 64
     plans: MemoryPlans = field(
@@ -80,9 +83,10 @@ class Bench:
     def service(self) -> ChatService:
         if self._service is None:
             numbers = itertools.count(1)
-            router = MarkRouter(Snapshot(epoch=7, routes=self.routes))
             self._service = ChatService(
-                router=lambda: router if self.ready else None,
+                router=lambda: (
+                    MarkRouter(Snapshot(epoch=self.epoch, routes=self.routes)) if self.ready else None
+                ),
                 generalist=self.generalist,
                 specialists=self.specialists,
                 record=self.record,
@@ -94,6 +98,7 @@ class Bench:
                 settings=self.settings,
                 admit=self._admit,
                 charge=lambda key, usd: self.charged.append((key, usd)),
+                spend=self.spent.append,
                 chance=self.chance,
                 background_limit=self.background_limit,
                 plans=self.plans,

@@ -70,6 +70,14 @@ def test_a_large_version_asks_for_memory_by_its_size_unless_its_card_says_how_mu
     assert demand_of(version(memory_mb=700), "s", PlacementConfig(), 500).needs.memory_mb == 700
 
 
+def test_an_adapter_asks_for_its_base_beside_what_it_adds_itself() -> None:
+    card = {"base": "abc-float32", "memory_mb": 900.0}
+    asked = demand_of(version(**card), "s", PlacementConfig(host_below_mb=8), 12.0)
+    assert (asked.small, asked.base, asked.base_mb, asked.needs.memory_mb) == (True, "abc-float32", 900, 12)
+    alone = demand_of(version(**card, gpus=1), "s", PlacementConfig(), 12.0)
+    assert (alone.small, alone.base, alone.needs.memory_mb) == (False, "", 900)
+
+
 def test_actors_stay_where_the_data_folder_is() -> None:
     assert on_data_node({"node:10.0.0.1": 0.001}) == {"resources": {"node:10.0.0.1": 0.001}}
     assert on_data_node({}) == {"label_selector": {"shoal-node": "head"}}

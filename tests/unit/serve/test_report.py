@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 from shoal.agents.contract.calibrate import calibrate
 from shoal.agents.contract.gate import HeldOut, decide
 from shoal.agents.fakes import FunctionEngine
+from shoal.agents.feedback.audit_view import audit_of
 from shoal.agents.learning.folder import seal
 from shoal.agents.ports import SpecialistAnswer
+from shoal.agents.registry.evidence import Evidence, Stage
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.trace import Trace, TraceId
+from shoal.config import parse_config
 from shoal.errors import NotFound, UsageError
 from shoal.home import Home
 from shoal.serve.report import Price, gather, render, write_report
@@ -73,13 +78,17 @@ class ListRegistry:
     def versions(self, task_id: TaskId | None = None) -> list[Version]:
         return [v for v in self.version_list if task_id in (None, v.task_id)]
 
-    def add_version(self, version: Version) -> None:
+    def add_version(self, version: Version, *, moves: Sequence[Move] = ()) -> None:
         self.version_list.append(version)
 
-    def set_state(self, key: str, state: VersionState, *, reason: str) -> None:
-        self.version_list = [
-            replace(v, state=state, reason=reason) if v.key == key else v for v in self.version_list
-        ]
+    def begin_training(self, task_id: TaskId, number: int) -> None:
+        raise NotImplementedError("a report trains nothing")
+
+    def end_training(self, task_id: TaskId, number: int, *, reason: str) -> None:
+        raise NotImplementedError("a report trains nothing")
+
+    def move(self, moves: Sequence[Move], *, asker: Asker, epoch: int | None = None) -> int:
+        raise NotImplementedError("a report moves nothing")
 
 
 def call(number: int, system: str, user: str, answer: str, served_by: str = "") -> Trace:
@@ -181,6 +190,21 @@ def test_the_page_gives_totals_tasks_evidence_and_examples(home: Home) -> None:
         assert text in page
 
 
+def test_the_page_tells_how_the_audit_stands_once_anything_was_seen(home: Home) -> None:
+    traces = log()
+    (task,) = found_tasks(traces)
+    registry = ListRegistry([task], [version(task, VersionState.SERVING, **evidence())])
+    seen = Evidence(stages={"audit": Stage(compared=80, agreed=77)})
+
+    def page(known: Evidence) -> str:
+        store = ListStore(traces)
+        audit = partial(audit_of, evidence=known)
+        return render(gather(home, registry, store, price=None, now=NOW, audit=audit))
+
+    assert "80 answers compared since it serves, 3 differed from the generalist&#39;s" in page(seen)
+    assert "Its audit" not in page(Evidence())
+
+
 def test_everything_from_a_log_is_escaped_and_nothing_is_loaded_from_elsewhere(home: Home) -> None:
     traces = log()
     (task,) = found_tasks(traces)
@@ -273,7 +297,8 @@ def test_money_is_at_todays_prices_and_break_even_follows(home: Home) -> None:
     costs = {"core_seconds": 3600.0, "answer_ms": 3.6}
     registry = ListRegistry([task], [version(task, VersionState.SERVING, coverage=0.5, costs=costs)])
     price = Price(tokens_in=10, tokens_out=100)
-    report = gather(home, registry, ListStore(traces), price=price, now=NOW, core_hour_usd=0.1)
+    dear = parse_config({"learning": {"core_hour_usd": 0.1}}, source="test")
+    report = gather(home, registry, ListStore(traces), price=price, now=NOW, config=dear)
     money = report.tasks[0].money
     assert money is not None and money.even.learning_usd == pytest.approx(0.1)
     assert money.generalist_1000 == pytest.approx(2.0)

@@ -263,6 +263,7 @@ async def test_tags_say_how_it_went(bench: Bench) -> None:
         "epoch": 7,
         "how": "mark",
         "task": "triage",
+        "task_id": "t1",
         "confidence": 0.95,
         "traceparent": parent,
     }

@@ -5,10 +5,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from shoal.agents.fakes import FunctionEngine
+from shoal.agents.fakes import FakeClock, FunctionEngine
 from shoal.agents.ports import Engine, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
 from shoal.errors import CorruptModel
+from shoal.serve.ports import Place
+from shoal.serve.specialist_client import RemoteSpecialists
 from shoal.serve.specialist_host import SpecialistHost
 
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
@@ -102,3 +104,16 @@ async def test_an_engine_that_fails_over_a_request_is_an_error_of_that_call_only
     bad = {"model": "auto", "messages": [{"role": "user", "content": "bad"}]}
     assert "ValueError" in (await host.ask("a@1", bad))["error"]
     assert (await host.ask("a@1", BODY))["content"] == "ok"
+
+
+async def test_what_an_answer_took_crosses_to_whoever_asked() -> None:
+    host = SpecialistHost(Loader(), place=Place(node="edge-1", tier="edge"))
+    await host.reconfigure(config("a@1"))
+    await settled(host, 1)
+    client = RemoteSpecialists(lambda name: host, lambda: {"a@1": "app"}, FakeClock())
+    try:
+        said = await client.ask("a@1", ChatRequest(body=BODY), deadline_s=5)
+    finally:
+        client.close()
+    assert said.effort is not None and said.effort.compute_ms >= 0
+    assert (said.effort.on_gpu, said.effort.energy_joules, said.tier) == (False, None, "edge")

@@ -124,6 +124,62 @@ def test_every_confidence_needs_its_verdict() -> None:
         calibrate([0.5, 0.6], [False], 0.05, 0.05)
 
 
+def test_a_threshold_lies_just_above_the_surest_call_that_it_keeps_out() -> None:
+    confidences = [0.9] * 200 + [0.4] * 200
+    found = calibrate(confidences, [False] * 200 + [True] * 200, 0.05, 0.05)
+    assert found.coverage == 0.5
+    # calls of confidence 0.41 were never kept out, and none of them was seen to be wrong
+    assert 0.4 < found.threshold < 0.4 + 1e-9
+
+
+def test_a_confidence_that_is_no_number_is_never_let_through() -> None:
+    found = calibrate([math.nan] * 100 + [0.8] * 100, [False] * 200, 0.05, 0.05)
+    assert found.coverage == 0.5 and found.threshold > 0
+
+
+def test_calls_that_are_wrong_together_prove_less() -> None:
+    wrong = [i // 5 % 40 == 0 for i in range(600)]
+    confidences = np.random.default_rng(5).random(600).tolist()
+    groups = [i // 5 for i in range(600)]
+    alone = calibrate(confidences, wrong, 0.05, 0.05, start_share=1.0)
+    together = calibrate(confidences, wrong, 0.05, 0.05, start_share=1.0, groups=groups)
+    assert together.correlation == pytest.approx(1.0, abs=0.02) and alone.correlation == 0.0
+    wrong_groups = sum(wrong) / 5
+    assert together.curve[-1].upper_bound == pytest.approx(upper_bound(wrong_groups, 120, 0.05), rel=0.05)
+    assert together.curve[-1].upper_bound > alone.curve[-1].upper_bound
+
+
+def test_groups_of_single_calls_change_nothing() -> None:
+    confidences, wrong = _world(np.random.default_rng(3), 500, 0.1, 4.0)
+    alone = calibrate(confidences, wrong, 0.05, 0.05)
+    assert calibrate(confidences, wrong, 0.05, 0.05, groups=[f"c{i}" for i in range(500)]) == alone
+
+
+def test_it_takes_as_many_conversations_as_calls_that_stand_by_themselves() -> None:
+    found = calibrate([0.9] * 200, [False] * 200, 0.05, 0.05, groups=[i // 10 for i in range(200)])
+    assert not found.feasible
+    assert found.reason.startswith("20 conversations are too few: it takes 59")
+
+
+def test_conversations_keep_the_contract_where_counting_calls_would_break_it() -> None:
+    rng = np.random.default_rng(11)
+    broken = {"calls": 0, "conversations": 0}
+    for _ in range(300):
+        # just above alpha at every threshold, so whatever is found breaks the contract
+        wrong = np.repeat(rng.random(150) < 0.0505, 4)
+        confidences, groups = rng.random(600).tolist(), np.repeat(np.arange(150), 4).tolist()
+        broken["calls"] += calibrate(confidences, wrong.tolist(), 0.05, 0.05).feasible
+        found = calibrate(confidences, wrong.tolist(), 0.05, 0.05, groups=groups)
+        broken["conversations"] += found.feasible
+    # 15 of 300 are delta
+    assert broken["calls"] >= 30 >= broken["conversations"] + 6
+
+
+def test_every_call_needs_its_group() -> None:
+    with pytest.raises(ValueError, match="got 1 for 2"):
+        calibrate([0.5, 0.6], [False, True], 0.05, 0.05, groups=["a"])
+
+
 def test_the_result_is_plain_data() -> None:
     plain = calibrate([0.9] * 100, [False] * 100, 0.05, 0.05).to_dict()
     assert plain["feasible"] is True

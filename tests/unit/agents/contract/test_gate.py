@@ -148,11 +148,25 @@ def test_a_difference_that_may_be_chance_does_not_fail_it() -> None:
     assert (verdict.against["floor"].wins, verdict.against["floor"].losses) == (5, 9)
 
 
-def test_a_generalist_that_contradicts_itself_is_named_where_no_threshold_holds() -> None:
-    held = [replace(h, again_wrong=i % 4 == 0) for i, h in enumerate(_held(100, wrong=30))]
-    verdict = _decide(held, wrong=60)
+@pytest.mark.parametrize("wrong", [0, 60])
+def test_an_alpha_below_the_generalists_own_disagreement_is_refused(wrong: int) -> None:
+    held = [replace(h, again_wrong=i % 4 == 0) for i, h in enumerate(_held(100, wrong=wrong // 2))]
+    verdict = _decide(held, wrong=wrong)
     assert verdict.outcome == "fail"
     assert verdict.figures["self_agreement"].value == 0.75
-    assert "right on only 75.0%" in verdict.reason
+    assert verdict.reason.startswith("infeasible: the generalist disagrees with itself on 25.0%")
+    assert "at most 5.0%" in verdict.reason
+
+
+def test_a_disagreement_that_may_be_chance_refuses_nothing() -> None:
+    # 4 of 40 are 10%, but as many or more are seen in 14% of samples where 5% differ
+    held = [replace(h, again_wrong=i < 4) for i, h in enumerate(_held(40))]
+    assert _decide(held).passed
+    assert not _decide([replace(h, again_wrong=i < 6) for i, h in enumerate(held)]).passed
+
+
+def test_second_answers_are_compared_with_the_specialists() -> None:
+    held = [replace(h, again_wrong=i % 4 == 0) for i, h in enumerate(_held(100, wrong=30))]
+    verdict = _decide(held, wrong=60)
     plain = verdict.to_dict()["against"]["generalist_again"]
     assert plain["count"] == 100 and plain["losses"] > 0

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from shoal.agents.contract.drift import bin_of, histogram
+from shoal.agents.contract.sequential import Wager, risk_factors
 from shoal.agents.fakes import FakeClock, ListLearner
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, comparison_of
+from shoal.agents.feedback.feedback_loop import FeedbackLoop
 from shoal.agents.feedback.feedback_state import ComparisonSeen
 from shoal.agents.feedback.learning_runs import BY_HAND, SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy
+from shoal.agents.feedback.seen import event_of
+from shoal.agents.feedback.watching import InputsSeen
+from shoal.agents.registry.evidence import Evidence
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import Task, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.tasks.finder import find_tasks
@@ -44,9 +50,9 @@ def trace(number: int, *, answer: str = "", at: float = START - 1000, served_by:
 class Site:
     """A feedback loop over a real registry, with a task that was found, and a clock that is moved by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, database: str) -> None:
         self.clock = FakeClock(START)
-        self.registry = SqlRegistry(folder / "shoal.db", clock=self.clock)
+        self.registry = SqlRegistry(database, clock=self.clock)
         self.traces = MemoryTraceStore(trace(n) for n in range(60))
         self.task: Task = find_tasks(self.traces.scan(), known=(), seed=0, now=1.0).tasks[0]
         self.registry.put_tasks([self.task])
@@ -69,7 +75,7 @@ class Site:
             ids=lambda: f"r{self.clock.seconds}-{next(numbers)}",
         )
 
-    def add(self, number: int, state: VersionState) -> str:
+    def add(self, number: int, state: VersionState, **changes: Any) -> str:
         version = Version(
             task_id=self.task.id,
             number=number,
@@ -81,6 +87,8 @@ class Site:
             alpha=0.05,
             delta=0.05,
             created_at=START - 500,
+            served_at=START if state is VersionState.SERVING else None,
+            **changes,
         )
         self.registry.add_version(version)
         return version.key
@@ -114,8 +122,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(database: str) -> Site:
+    return Site(database)
 
 
 # -- evidence on versions
@@ -163,7 +171,7 @@ def test_a_comparison_is_read_from_the_plain_data_that_gateways_send() -> None:
         "accepted": True,
         "confidence": 0.9,
     }
-    assert comparison_of(data) == ComparisonSeen(version_key="t@1", judged=True, agrees=False, accepted=True)
+    assert event_of(data) == ComparisonSeen(version_key="t@1", judged=True, agrees=False, accepted=True)
 
 
 def test_a_registry_that_does_not_answer_is_said_and_tried_again(site: Site) -> None:
@@ -178,6 +186,144 @@ def test_a_registry_that_does_not_answer_is_said_and_tried_again(site: Site) -> 
     site.loop._registry = registry
     site.loop.tick()
     assert site.loop.standing.trouble == ""
+
+
+# -- the audit: what is broken is taken back, told and learnt again
+
+
+def test_a_broken_contract_takes_a_version_back_and_begins_a_run_that_says_why(site: Site) -> None:
+    key = site.add(1, VersionState.SERVING)
+    site.go()
+    site.compare(key, agrees=True, times=200)
+    site.compare(key, agrees=False, times=20)
+    site.go()
+    assert site.states() == [VersionState.PAUSED]
+    last = site.registry.history(key)[-1]
+    assert (last["asker"], last["to"]) == ("audit", "paused")
+    assert last["reason"].startswith("contract broken: ")
+    run = site.runs.running()
+    assert run is not None
+    assert run.tasks == (site.task.id,)
+    assert (
+        run.reason
+        == f"contract of {site.task.name}@1 broken: {last['reason'].removeprefix('contract broken: ')}"
+    )
+
+
+def test_the_last_good_version_serves_again_where_there_is_one(site: Site) -> None:
+    old = site.add(1, VersionState.SERVING)
+    new = site.add(2, VersionState.SHADOW)
+    site.registry.move(
+        [
+            Move(version_key=new, before=VersionState.SHADOW, after=VersionState.SERVING, reason=""),
+            Move(version_key=old, before=VersionState.SERVING, after=VersionState.RETIRED, reason=""),
+        ],
+        asker=Asker.OWNER,
+    )
+    site.go()
+    site.compare(new, agrees=False, times=20)
+    site.go()
+    assert site.states() == [VersionState.SERVING, VersionState.PAUSED]
+
+
+def test_a_run_for_a_broken_contract_is_begun_also_by_the_next_actor_and_only_once(site: Site) -> None:
+    key = site.add(1, VersionState.SERVING)
+    site.loop.tick()
+    site.compare(key, agrees=False, times=20)
+    site.loop._look = lambda: None  # type: ignore[method-assign]  # it dies before it looks at learning
+    site.loop.tick()
+    assert site.states() == [VersionState.PAUSED]
+    assert site.runs.running() is None
+    site.restart()
+    site.go()
+    assert site.runs.running() is not None
+    site.end({"tasks": []})
+    site.restart()
+    site.go()
+    assert len(site.runs.all()) == 1
+
+
+def test_comparisons_that_could_not_be_judged_count_neither_way(site: Site) -> None:
+    key = site.add(1, VersionState.SERVING)
+    site.loop.tick()
+    site.compare(key, agrees=False, times=200, judged=False)
+    site.loop.tick()
+    assert site.states() == [VersionState.SERVING]
+    assert site.registry.evidence(key) == Evidence()
+
+
+def test_bets_are_read_back_so_that_a_restart_changes_no_verdict(site: Site) -> None:
+    key = site.add(1, VersionState.SERVING)
+    site.loop.tick()
+    wrong = [False] * 40 + [True, False, True, True, False, True] * 3
+    for place, flag in enumerate(wrong):
+        site.compare(key, agrees=not flag, times=1)
+        site.loop.tick()
+        if place % 7 == 0:
+            site.restart()
+            site.loop.tick()
+    stage = site.registry.evidence(key).stages["audit"]
+    expected = Wager()
+    for flag in wrong[: stage.compared]:
+        expected = expected.after(risk_factors(0.05, flag))
+    assert Wager.from_dict(stage.bets) == expected
+    assert site.states() == [VersionState.PAUSED]
+
+
+def inputs(key: str, number: int, confidence: float, *, given: int = 0) -> InputsSeen:
+    bins = (bin_of(confidence),) * 50
+    return InputsSeen(
+        version_key=key, bins=bins, given=given, key=f"b{number}", since=START - 2000, at=START + number
+    )
+
+
+def test_drift_is_told_in_the_history_begins_a_run_and_takes_nothing_back(site: Site) -> None:
+    calibration = histogram([random.Random(n).betavariate(8, 2) for n in range(200)])
+    key = site.add(1, VersionState.SERVING, evidence={"calibration": {"confidences": calibration}})
+    site.go()
+    for number in range(5):
+        site.loop.observe(inputs(key, number, 0.2))
+    site.go()
+    assert site.states() == [VersionState.SERVING]
+    told = [event for event in site.registry.history(key) if "drifted" in event["reason"]]
+    assert [(event["from"], event["to"]) for event in told] == [("serving", "serving")]
+    run = site.runs.running()
+    assert run is not None and "drifted" in run.reason
+    site.end({"tasks": []})
+    site.restart()
+    site.go()
+    site.loop.observe(inputs(key, 9, 0.2))
+    site.go()
+    assert len(site.runs.all()) == 1
+    assert len([e for e in site.registry.history(key) if "drifted" in e["reason"]]) == 1
+
+
+def test_contradicted_answers_count_into_the_contract_against_all_that_were_given(site: Site) -> None:
+    site.policy, site.learning = Policy(), LearningPolicy(min_corrections=0)
+    site.restart()
+    key = site.add(1, VersionState.SERVING)
+    by = f"specialist/{site.task.name}@1"
+    site.traces.add(
+        replace(trace(2 * n, served_by=by), tags={"confidence": 0.9 if n < 80 else 0.1})
+        for n in range(60, 90)
+    )
+    site.go()
+    site.loop.observe(inputs(key, 1, 0.9, given=60))
+    site.correct(*[2 * n for n in range(80, 90)])  # below the threshold: the client named the specialist
+    site.go()
+    assert site.registry.evidence(key).contradicted == ()
+    site.correct(*[2 * n for n in range(60, 65)], right="billing")  # as it was answered
+    site.correct(*[2 * n for n in range(65, 70)])
+    site.go()
+    assert len(site.registry.evidence(key).contradicted) == 5
+    assert site.states() == [VersionState.SERVING]
+    site.restart()
+    site.go()
+    assert len(site.registry.evidence(key).contradicted) == 5
+    site.correct(*[2 * n for n in range(70, 80)])
+    site.go()
+    assert site.states() == [VersionState.PAUSED]
+    assert "12 of 60 given were contradicted" in site.registry.history(key)[-1]["reason"]
 
 
 # -- learning
@@ -353,8 +499,8 @@ def test_who_asks_for_a_task_that_is_not_there_is_told(site: Site) -> None:
         site.loop.learn(["nothing-such"])
 
 
-def test_new_calls_that_may_be_learnt_from_are_counted_once_each(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_new_calls_that_may_be_learnt_from_are_counted_once_each(database: str) -> None:
+    site = Site(database)
     site.learning = LearningPolicy(every_traces=10, min_corrections=0)
     site.add(1, VersionState.SERVING)
     site.restart()

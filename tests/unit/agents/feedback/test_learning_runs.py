@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,8 +13,8 @@ from shoal.errors import Conflict, NotFound
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> SqlLearningRuns:
-    return SqlLearningRuns(Database(tmp_path / "shoal.db"))
+def runs(database: str) -> SqlLearningRuns:
+    return SqlLearningRuns(Database(database))
 
 
 @pytest.fixture

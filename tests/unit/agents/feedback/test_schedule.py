@@ -6,6 +6,9 @@ import pytest
 
 from shoal.agents.feedback.schedule import (
     NO_TASK,
+    ContractBroken,
+    DriftSeen,
+    ErasedSeen,
     Event,
     FeedbackSeen,
     LearningAsked,
@@ -177,3 +180,68 @@ def test_excluded_and_hidden_tasks_are_never_learnt_by_themselves() -> None:
     schedule.handle(TasksRead(tasks=[replace(TASKS[0], excluded=True), hidden], versions=[]))
     feed(schedule, *contradicted(3, at=10), *contradicted(3, at=10, task_id=WRITE))
     assert feed(schedule, Ticked(now=11)) == []
+
+
+DAY = 86_400.0
+
+
+def test_a_task_whose_calls_were_erased_is_learnt_again_with_the_reason() -> None:
+    live = version(created_at=10.0)
+    schedule = made(NEVER, live)
+    assert feed(schedule, ErasedSeen(known={live.key: 7}, at=100.0), Ticked(now=100.0)) == [], (
+        "a day has not passed"
+    )
+    [command] = feed(schedule, Ticked(now=10.0 + DAY))
+    assert command == StartLearning(tasks=(SORT,), reason="7 calls that sort was trained on were erased")
+    feed(schedule, ended(SORT, started_at=10.0 + DAY, ended_at=20.0 + DAY))
+    assert feed(schedule, Ticked(now=10.0 + 3 * DAY)) == [], "it was learnt since they were erased"
+
+
+def test_erased_calls_that_a_newer_version_does_not_know_begin_nothing() -> None:
+    old, new = (
+        version(created_at=10.0),
+        replace(version(created_at=50.0), number=2, state=VersionState.SHADOW),
+    )
+    refused = replace(new, state=VersionState.REJECTED)
+    seen = ErasedSeen(known={old.key: 7}, at=2 * DAY)
+    assert feed(made(NEVER, old, new), seen, Ticked(now=2 * DAY)) == []
+    assert len(feed(made(NEVER, old, refused), seen, Ticked(now=2 * DAY))) == 1
+    assert feed(made(replace(NEVER, after_erasure=False), old), seen, Ticked(now=2 * DAY)) == []
+
+
+def test_drift_and_a_broken_contract_begin_a_run_of_their_tasks_once() -> None:
+    schedule = made(NEVER, version(created_at=20))
+    feed(schedule, DriftSeen(task_id=SORT, reason="inputs of sort drifted", at=30))
+    feed(
+        schedule, ContractBroken(task_id=WRITE, version_key="t2@1", reason="t2@1 was wrong too often", at=31)
+    )
+    assert feed(schedule, Ticked(now=40)) == [
+        StartLearning(tasks=(SORT, WRITE), reason="inputs of sort drifted; t2@1 was wrong too often")
+    ]
+    assert feed(schedule, ended(SORT, WRITE), Ticked(now=1e9)) == []
+    assert schedule.changes() == {}
+
+
+def test_what_changed_before_the_task_was_last_learnt_begins_nothing() -> None:
+    schedule = made(NEVER, version(created_at=20))
+    feed(schedule, DriftSeen(task_id=SORT, reason="drifted", at=19))
+    assert feed(schedule, Ticked(now=40)) == []
+
+
+def test_drift_while_a_run_is_under_way_or_after_one_that_failed_is_not_forgotten() -> None:
+    schedule = made(NEVER)
+    drift = DriftSeen(task_id=SORT, reason="drifted", at=55)
+    feed(schedule, LearningStarted(started_at=50), drift, ended(SORT, started_at=50, ended_at=60))
+    again = feed(schedule, Ticked(now=61))
+    assert [c.tasks for c in again] == [(SORT,)]
+    feed(schedule, ended(SORT, state="failed", started_at=61, ended_at=62))
+    assert feed(schedule, Ticked(now=62 + 599)) == []
+    assert len(feed(schedule, Ticked(now=62 + 600))) == 1
+
+
+def test_unknown_work_that_recurs_finds_all_tasks_anew() -> None:
+    schedule = made(NEVER)
+    feed(schedule, DriftSeen(task_id=NO_TASK, reason="40 calls of no known task recur", at=5))
+    assert feed(schedule, Ticked(now=6)) == [
+        StartLearning(tasks=(), reason="40 calls of no known task recur")
+    ]

@@ -4,6 +4,7 @@ import pytest
 
 from shoal.agents.learning.bases import (
     Base,
+    FourBit,
     NodeRoom,
     cheapest_first,
     check_architecture,
@@ -89,12 +90,35 @@ def test_prompts_longer_than_the_context_window_and_nodes_without_room_refuse_a_
 
 
 def test_memory_asks_for_smaller_parts_or_for_activations_computed_twice() -> None:
-    roomy = fit_training(SMALL, rows=16, tokens=512, free_mb=64_000)
-    tight = fit_training(SMALL, rows=16, tokens=512, free_mb=3_000)
+    roomy, _ = fit_training(SMALL, rows=16, tokens=512, free_mb=64_000)
+    tight, _ = fit_training(SMALL, rows=16, tokens=512, free_mb=3_000)
     assert (roomy.rows, roomy.checkpointing) == (16, False)
     assert tight.checkpointing and 1 <= tight.rows <= 16
     with pytest.raises(DataError, match="needs more memory"):
         fit_training(LARGE, rows=16, tokens=512, free_mb=3_000)
+
+
+def test_four_bits_are_taken_for_a_large_base_where_they_can_be_had_and_never_in_silence() -> None:
+    def fitted(mode: FourBit, why_not: str, free_mb: float = 8_000) -> bool:
+        fit, four_bit = fit_training(
+            LARGE, rows=4, tokens=128, free_mb=free_mb, four_bit=mode, no_four_bit=why_not
+        )
+        assert fit.rows >= 1
+        return four_bit
+
+    assert LARGE.weights_mb > 0.5 * 8_000
+    assert fitted("auto", "") and fitted("always", "")
+    assert not fitted("auto", "", 64_000), "there is room for them whole"
+    assert fitted("always", "", 64_000)
+    assert not fitted("never", "", 64_000)
+    with pytest.raises(DataError, match=r"needs more memory than the 8000 MiB here\. Take"):
+        fitted("never", "")
+    with pytest.raises(DataError, match="could not be held in 4 bits instead: there is no CUDA GPU"):
+        fitted("auto", "there is no CUDA GPU")
+    with pytest.raises(
+        DataError, match=r"`learning.four_bit` is `always`.* here: bitsandbytes is not installed"
+    ):
+        fitted("always", "bitsandbytes is not installed", 64_000)
 
 
 def test_the_smallest_base_comes_first() -> None:

@@ -156,7 +156,7 @@ def test_among_usual_calls_only_the_models_say_which_are_sure() -> None:
     y = np.where(vague, np.arange(count) // 4 % 2, 0).astype(np.int64)
     logits = np.stack([np.where(vague, 0.5, 6.0), np.zeros(count)], axis=1)
     known = np.where(vague, 1.0, 0.9)
-    mixture, _ = mix({"hinge": logits}, y, known)
+    mixture, _ = mix({"hinge": logits}, y, known, words=np.where(vague, 2, 9).tolist())
     assert mixture.usual_known == pytest.approx(0.9)
     assert Mixture.from_dict(json.loads(json.dumps(mixture.to_dict()))) == mixture
 

@@ -1,8 +1,11 @@
+import itertools
 from typing import Any
 
 import pytest
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.fakes import FunctionEngine
+from shoal.agents.feedback.accounts import Rates
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot, todays_versions
 from shoal.agents.ports import SpecialistAnswer
 from shoal.agents.registry.records import Task, Version, VersionState
@@ -10,8 +13,8 @@ from shoal.agents.routing.router import Router
 from shoal.agents.tasks.finder import find_tasks
 from shoal.agents.traces.chat import ChatRequest
 from shoal.agents.traces.trace import Trace, TraceId
-from shoal.config import GeneralistConfig
 
+PRICE = Price(tokens_in=10, tokens_out=20)
 COLOURS = ("red", "blue")
 
 
@@ -55,12 +58,16 @@ def _echo(request: ChatRequest) -> SpecialistAnswer:
     return SpecialistAnswer(content="red", confidence=0.2 if "new" in text else 0.9)
 
 
-def _run(traces: list[Trace], version: Version) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _run(
+    traces: list[Trace], version: Version, price: Price | None = PRICE
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return evaluate(
         traces,
         router=Router(todays_snapshot(TASKS, [version])),
         load=lambda key: Loaded(version=version, engine=FunctionEngine(_echo)),
-        generalist=GeneralistConfig(base_url="http://x", model="big", price_in=10, price_out=20),
+        price=price,
+        rates=Rates(core_hour_usd={"": 3.6}),
+        seconds=itertools.count().__next__,
     )
 
 
@@ -93,10 +100,27 @@ def test_rows_say_who_would_answer_and_what() -> None:
             "route": f"specialist/{name}@4",
             "confidence": 0.9,
             "raw": red,
+            "wrong": False,
             "answer": red,
         },
-        {"id": "t1", "task": name, "route": "generalist", "confidence": 0.2, "raw": red, "answer": None},
-        {"id": "t2", "task": None, "route": "generalist", "confidence": None, "raw": None, "answer": None},
+        {
+            "id": "t1",
+            "task": name,
+            "route": "generalist",
+            "confidence": 0.2,
+            "raw": red,
+            "wrong": True,
+            "answer": None,
+        },
+        {
+            "id": "t2",
+            "task": None,
+            "route": "generalist",
+            "confidence": None,
+            "raw": None,
+            "wrong": None,
+            "answer": None,
+        },
     ]
 
 
@@ -116,7 +140,14 @@ def test_the_report_counts_coverage_right_and_cost_by_task_and_in_all() -> None:
     assert 0.34 < low < 0.36 and 0.96 < high < 0.98
     assert task["generalist_ms"] == 200.0
     assert task["generalist_cost_usd"] == pytest.approx(10 * 0.0012)
-    assert task["saved_usd"] == pytest.approx(8 * 0.0012)
+    # a batch takes a second of the test's clock, and a core costs 0.001 USD a second
+    assert task["compute_usd"] == pytest.approx(0.001)
+    assert task["routed_cost_usd"] == pytest.approx(2 * 0.0012 + 0.001)
+    assert task["saved_usd"] == pytest.approx(8 * 0.0012 - 0.001)
+    assert (task["risk"], task["risk_interval"]) == (
+        pytest.approx(1 - task["right"]),
+        pytest.approx([1 - high for high in reversed(task["right_interval"])]),
+    )
     assert report["total"]["calls"] == 11
     assert report["total"]["answered"] == 8
     other = next(t for t in report["tasks"] if t["name"] == "-")
@@ -143,6 +174,14 @@ def test_an_empty_log_makes_an_empty_report() -> None:
     report, rows = _run([], _version(TASKS[0], 1, VersionState.SHADOW))
     assert rows == []
     assert report["total"]["calls"] == 0
+
+
+def test_without_a_price_money_is_unknown_and_not_nothing() -> None:
+    version = _version(TASKS[0], 1, VersionState.SHADOW)
+    report, _ = _run([_trace(0, "red thing number 7", "red")], version, price=None)
+    total = report["total"]
+    assert (total["generalist_cost_usd"], total["routed_cost_usd"], total["saved_usd"]) == (None, None, None)
+    assert total["compute_usd"] == pytest.approx(0.001), "what a core costs is known"
 
 
 def test_requests_are_put_to_a_specialist_in_batches() -> None:

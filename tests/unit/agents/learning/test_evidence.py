@@ -7,7 +7,15 @@ import json
 import pytest
 
 from shoal.agents.contract.gate import HeldOut
-from shoal.agents.learning.evidence import ALPHAS, Examined, calls_to_show, costs, coverage_by_alpha, measure
+from shoal.agents.learning.evidence import (
+    ALPHAS,
+    Examined,
+    calls_to_show,
+    costs,
+    coverage_by_alpha,
+    held_out_and_calibration,
+    measure,
+)
 from shoal.agents.learning.training import Example
 from shoal.agents.learning.volume import Volume, VolumeCount
 from shoal.agents.ports import SpecialistAnswer
@@ -107,3 +115,13 @@ def test_tokens_are_those_reported_else_estimated_and_a_day_is_of_the_whole_log(
     assert (found.calls, found.estimated, found.calls_per_day) == (2, 1, pytest.approx(2))
     # 1 token of text and 4 of the message's frame; 2 of the answer
     assert (found.prompt_tokens, found.completion_tokens) == (105, 12)
+
+
+def test_the_gates_calls_and_those_that_calibrate_stand_side_by_side() -> None:
+    right, wrong = HeldOut(confidence=0.9, wrong=False), HeldOut(confidence=0.9, wrong=True)
+    alike = held_out_and_calibration([right] * 90 + [wrong] * 10, [right] * 180 + [wrong] * 20)
+    assert alike["held_out"]["value"] == alike["calibration"]["value"] == 0.9  # type: ignore[index]
+    assert alike["p"] == 1.0
+    moved = held_out_and_calibration([right] * 60 + [wrong] * 40, [right] * 180 + [wrong] * 20)
+    assert moved["p"] < 0.001  # type: ignore[operator]
+    assert held_out_and_calibration([], [right])["p"] == 1.0

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.agents.learning.forms import carries, digit_groups, find_spans, forms, read_number
+from shoal.agents.learning.forms import (
+    carries,
+    digit_groups,
+    find_spans,
+    forms,
+    read_number,
+    source_groups,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,10 @@ def test_spans_are_given_for_each_occurrence() -> None:
 
 def test_digit_groups_are_normalised() -> None:
     assert digit_groups("1,200.50 of 3, 24/7 and 12.0") == ["1200.5", "3", "24", "7", "12"]
+
+
+def test_a_digit_inside_a_name_says_no_number() -> None:
+    assert digit_groups("T1 of HAT030, day_2, 5of5 and 7pm") == ["t1", "hat030", "day_2", "5", "5", "7"]
+    assert not carries("Gate T1", "1") and not carries("Flight HAT030", "30")
+    assert carries("at 7pm in 3rd place, for £20", "7") and carries("第5个", "5")
+    assert source_groups("T12") == {"t12", "12"}, "what a prompt names may be told in other words"

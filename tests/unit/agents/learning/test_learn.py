@@ -3,7 +3,7 @@
 import errno
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from shoal.agents.contract.break_even import Price
 from shoal.agents.fakes import FunctionGeneralist, WordEmbedder
+from shoal.agents.feedback.ledger import Expense
 from shoal.agents.learning.candidates import trainer_of
 from shoal.agents.learning.learn import learn
 from shoal.agents.learning.learnt_calls import read_learnt_calls
@@ -21,6 +23,7 @@ from shoal.agents.learning.second_opinions import Adviser, SecondOpinions
 from shoal.agents.learning.training import Example, TrainContext, Trainer, TrainReport
 from shoal.agents.registry.records import VersionState
 from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.traces.chat import ChatRequest
 from shoal.agents.traces.erased import count_erased, id_digests
 from shoal.agents.traces.memory import MemoryTraceStore
 from shoal.agents.traces.trace import Trace, TraceId
@@ -133,21 +136,86 @@ def test_a_log_becomes_versions_in_shadow_with_their_evidence(both: _Site) -> No
 def test_the_generalist_is_asked_twice_where_the_owner_says_so_and_never_of_local_only_calls(
     site: _Site,
 ) -> None:
-    fake = FunctionGeneralist(lambda request: "card_lost")
-    asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15))
+    logged = {trace.chat.last_user_text: trace.answer.content or "" for trace in site.store.scan()}
+    # it contradicts itself once
+    fake = FunctionGeneralist(
+        lambda request: "another" if len(fake.requests) == 3 else logged[request.last_user_text]
+    )
+    price = Price(tokens_in=1, tokens_out=1)
+    asking = SecondOpinions(again=Adviser(open=lambda: nullcontext(fake), calls=15, price=price))
+    spent: list[Expense] = []
     priced = parse_config(
         {"generalist": {"base_url": "http://x", "model": "m", "price_in": 1, "price_out": 1}}, source="test"
     )
-    (task,) = site.learn(opinions=asking, config=priced).tasks
+    (task,) = site.learn(opinions=asking, config=priced, spend=spent.extend).tasks
     assert len(fake.requests) == 15
     assert task.figures["self_agreement"]["count"] == 15 and 0 < task.figures["self_agreement"]["value"] < 1
     assert task.break_even is not None and task.break_even["calls"] > 0
+    training, again, rest = spent
+    assert (training.kind, training.task_id) == ("learning", task.task_id) and training.compute.cpu_ms > 0
+    assert (again.kind, again.calls) == ("again", 15) and again.usd > 0
+    assert (rest.kind, rest.task_id) == ("learning", "") and rest.compute.cpu_ms > 0
 
     fake.requests.clear()
     site.store.add([replace(next(iter(site.store.scan())), privacy="local-only")])
     (task,) = site.learn(opinions=asking, force=True).tasks
     assert fake.requests == [] and "self_agreement" not in task.figures
     assert task.break_even is None
+
+
+def test_a_version_in_training_is_seen_and_a_run_that_is_stopped_leaves_none(site: _Site) -> None:
+    seen: list[list[str]] = []
+
+    def look(*args: Any) -> Any:
+        seen.append([training.key for training in site.registry.trainings()])
+        raise KeyboardInterrupt
+
+    report = site.learn(trainers=_trainers(classifier=look))
+    assert {t.verdict for t in report.tasks} == {"stopped"}
+    key = f"{report.tasks[0].task_id}@1"
+    assert seen == [[key]] and site.registry.trainings() == []
+    site.learn()
+    steps = [(e["from"], e["to"], e["asker"]) for e in site.registry.history(key)]
+    stopped = [("", "training", "learning"), ("training", "", "learning")]
+    assert steps == [*stopped, ("", "training", "learning"), ("training", "shadow", "gate")]
+
+
+def test_a_run_over_one_task_finds_all_tasks_anew_so_that_routers_hear_of_new_ones(
+    both: _Site, made: SimpleNamespace
+) -> None:
+    log = list(both.store.scan())
+    old = [trace for trace in log if trace.id.startswith("i")]
+    both.store = MemoryTraceStore(old)
+    first = both.learn()
+    [known] = [task.id for task in both.registry.tasks()]
+    epoch = both.registry.epoch()
+    both.store = MemoryTraceStore(log)
+    both.learn(tasks=[first.tasks[0].name])
+    assert both.registry.epoch() > epoch
+    assert known in {task.id for task in both.registry.tasks()} and len(both.registry.tasks()) == 2
+
+
+def test_a_judge_model_is_the_loss_where_the_owner_says_so(site: _Site) -> None:
+    # whoever says which place is better prefers nobody, so nothing is wrong; whoever knows the logged answer sees each mistake
+    section = {"judge": {"base_url": "http://x", "model": "m"}}
+    (name,) = (task.name for task in site.learn().tasks)
+    judged = parse_config({**section, "contract": {"tasks": {name: {"loss": "judge"}}}}, source="test")
+
+    def learn(says: Callable[[ChatRequest], str], *, local: bool = True) -> tuple[Any, Any, int]:
+        fake = FunctionGeneralist(says)
+        who = Adviser(open=lambda: nullcontext(fake), calls=80, local=local)
+        (task,) = site.learn(opinions=SecondOpinions(loss=who), config=judged, force=True).tasks
+        version = max(site.registry.versions(), key=lambda v: v.number)
+        return task, version.evidence, len(fake.requests)
+
+    task, evidence, asked = learn(lambda request: "A")
+    assert evidence["judged"] and evidence["calibration"]["count"] == 80
+    assert evidence["calibration"]["risk"] == 0.0 and task.verdict == "pass"
+    # two orders for each pair that differs, and none for the others
+    assert asked % 2 == 0
+    site.store.add([replace(next(iter(site.store.scan())), privacy="local-only")])
+    task, _, asked = learn(lambda request: "A", local=False)
+    assert asked == 0 and task.verdict == "fail" and "No way is known" in task.reason
 
 
 def test_the_same_log_and_seed_give_the_same_models(site: _Site, tmp_path: Path) -> None:

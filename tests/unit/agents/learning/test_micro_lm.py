@@ -128,6 +128,26 @@ def test_what_training_never_saw_is_strange() -> None:
     assert strange({"region": "Mars", "growth": 77, "moon": "Phobos"}) == ("moon",)
 
 
+def test_a_record_of_a_kind_that_training_never_had_is_foreign() -> None:
+    def told(kind: str, n: int) -> Example:
+        said = "is a fine hotel" if kind == "hotel" else "flies daily"
+        return example({"kind": kind, "name": f"Name{n}x"}, f"Name{n}x {said}.")
+
+    examples = [told(("hotel", "flight")[n % 2], n) for n in range(60)]
+    rules = learn_slot_rules(examples)
+
+    def foreign(vocabulary: Vocabulary, kind: str) -> bool:
+        prompt = rules.prompt(told(kind, 99).request)
+        return vocabulary.encode_prompt(prompt, rules.slots(prompt)).foreign
+
+    vocabulary = vocabulary_of(examples)
+    assert vocabulary.kinds == {"kind"}
+    assert foreign(vocabulary, "museum") and not foreign(vocabulary, "flight")
+    # where some kinds are rare, another one is nothing special
+    mixed = vocabulary_of([*examples, told("ferry", 61), told("tram", 62)])
+    assert mixed.kinds == set() and not foreign(mixed, "museum")
+
+
 def test_the_same_seed_gives_the_same_weights_and_a_stopped_run_goes_on_to_them(tmp_path: Path) -> None:
     train, choose = sales(80, 1), sales(20, 2)
     whole = train_micro_lm(train, choose, tmp_path / "a", context(tmp_path / "wa"))

@@ -91,6 +91,18 @@ def test_what_an_answer_misses_or_makes_up_is_named(answer: str, error: str) -> 
     assert rules.errors(request, answer) == [error]
 
 
+def test_digits_of_a_name_neither_satisfy_a_number_nor_pass_for_one() -> None:
+    examples = [
+        example(json.dumps({"gate": f"T{n % 9}", "bags": n % 7 + 20}), f"{n % 7 + 20} bags for T{n % 9}.")
+        for n in range(120)
+    ]
+    rules = learn_slot_rules(examples)
+    asked = ask(json.dumps({"gate": "T1", "bags": 1}))
+    assert rules.errors(asked, "1 bags for T1.") == []
+    assert rules.errors(asked, "Some bags for T1.") == ["missing bags: 1"]
+    assert rules.errors(asked, "1 bags for T1, not T3.") == ["invented number: t3"]
+
+
 def test_an_answer_that_passes_over_a_steering_value_is_noticed() -> None:
     rng = random.Random(2)
     examples = []

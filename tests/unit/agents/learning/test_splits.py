@@ -1,5 +1,6 @@
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,7 @@ def test_duplicates_leave_training_and_nothing_else() -> None:
         "conversations": 0,
         "same_request": len(held_out),
         "same_request_and_answer": len(held_out),
+        "later_in_training": 0,
     }
 
 
@@ -142,4 +144,45 @@ def test_leakage_counts_conversations_requests_and_answers_that_cross() -> None:
         "conversations": 1,
         "same_request": 2,
         "same_request_and_answer": 1,
+        "later_in_training": 0,
     }
+
+
+def _timed(count: int, seed: int = 0) -> list[Example]:
+    """Conversations of three turns a minute apart, each at a random moment of a month."""
+    rng = random.Random(seed)
+    starts = [rng.uniform(0, 30 * 86_400) for _ in range(count // 3)]
+    return [
+        replace(_example(3 * c + turn, group=f"c{c}"), timestamp=start + 60 * turn)
+        for c, start in enumerate(starts)
+        for turn in range(3)
+    ]
+
+
+def test_by_time_the_latest_conversations_choose_and_training_knows_nothing_of_later_ones() -> None:
+    examples = _timed(3000)
+    split = split_examples(examples, seed=0, by="time")
+    first = min(e.timestamp for e in split.choose)
+    assert len(split.choose) / 3000 == pytest.approx(0.1, abs=0.01)
+    assert max(e.timestamp for e in split.train) < first + 180
+    assert leakage(split, split.train)["later_in_training"] == 0
+    assert leakage(split_examples(examples, seed=0), split.train)["later_in_training"] > 100
+    early = [e for e in split.calibration if e.timestamp < first]
+    assert len(early) / len(split.calibration) == pytest.approx(0.9, abs=0.06), "of the whole log"
+    assert split.calibration == split_examples(examples, seed=0).calibration
+
+
+def test_timestamps_decide_by_themselves_where_they_follow_conversations() -> None:
+    examples = _timed(600)
+    assert split_examples(examples, seed=0, by="auto").by == "time"
+    rng = random.Random(1)
+    scattered = [replace(e, timestamp=rng.uniform(0, 30 * 86_400)) for e in examples]
+    assert split_examples(scattered, seed=0, by="auto").by == "conversation"
+    unknown = [replace(e, timestamp=0.0) for e in examples]
+    assert split_examples(unknown, seed=0, by="auto") == split_examples(unknown, seed=0, by="conversation")
+
+
+def test_a_split_by_time_that_trains_on_what_came_later_is_refused() -> None:
+    early, late = (replace(_example(n), timestamp=float(n)) for n in (1, 2))
+    with pytest.raises(ValueError, match="1 training calls were made after a held-out conversation"):
+        check_split(Split(train=[late], choose=[early], calibration=[], by="time"))

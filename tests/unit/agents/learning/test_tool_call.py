@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from shoal.agents.contract.loss import canonical_tool_calls
+from shoal.agents.learning import tool_call
 from shoal.agents.learning.evaluate import Loaded, evaluate, todays_snapshot
 from shoal.agents.learning.folder import seal
 from shoal.agents.learning.learn import learn
@@ -363,3 +364,40 @@ def test_where_time_is_short_whole_conversations_are_left_out(tmp_path: Path) ->
     context = TrainContext(seed=0, seconds=100 * SECONDS_PER_CALL, work=tmp_path, monotonic=time.monotonic)
     report = train_tool_call(examples(160, seed=9), [], tmp_path, context)
     assert (report.steps, report.details["left_out"]) == (100, {"no time": 60})
+
+
+def test_a_training_that_was_stopped_fits_nothing_twice_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, fits = examples(120, seed=1), []
+    real = tool_call.fit
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        fits.append(1)
+        if len(fits) == dies_at:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tool_call, "fit", counted)
+
+    def go(name: str, work: Path) -> bytes:
+        context = TrainContext(seed=0, seconds=60, work=work, monotonic=time.monotonic)
+        train_tool_call(taught, [], tmp_path / name, context)
+        return (tmp_path / name / "weights.safetensors").read_bytes()
+
+    dies_at = 0
+    undisturbed = go("whole", tmp_path / "a")
+    in_all = len(fits)
+    fits.clear()
+    dies_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        go("killed", tmp_path / "b")
+    (tmp_path / "b" / "tool_call" / "arguments-1.safetensors").write_bytes(b"half a file")
+    fits.clear()
+    dies_at = 0
+    assert go("killed", tmp_path / "b") == undisturbed
+    assert len(fits) == in_all - 5 + 1, "the five that were kept but for the broken one"
+    fits.clear()
+    taught = examples(120, seed=2)
+    assert go("others", tmp_path / "b") != undisturbed
+    assert len(fits) == in_all, "what other calls gave is not taken for this"

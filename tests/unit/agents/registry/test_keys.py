@@ -11,8 +11,8 @@ from shoal.errors import NotFound, UsageError
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> SqlRegistry:
-    return SqlRegistry(tmp_path / "shoal.db")
+def registry(database: str) -> SqlRegistry:
+    return SqlRegistry(database)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from postgres import Server
+from sqlalchemy import insert, text
 
 from shoal.agents.fakes import FakeClock
-from shoal.agents.registry import database, tables
+from shoal.agents.registry import database as opening
+from shoal.agents.registry import tables
+from shoal.agents.registry.evidence import Evidence, Seen
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.registry.store import SqlRegistry
 from shoal.errors import ConfigError, Conflict, DataError, InvalidRequest, NotFound, SiteError
@@ -22,6 +27,7 @@ from shoal.errors import ConfigError, Conflict, DataError, InvalidRequest, NotFo
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """Where tests that are about SQLite's file have it."""
     return tmp_path / "home" / "shoal.db"
 
 
@@ -31,8 +37,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def registry(path: Path, clock: FakeClock) -> SqlRegistry:
-    return SqlRegistry(path, clock=clock)
+def registry(database: str, clock: FakeClock) -> Iterator[SqlRegistry]:
+    made = SqlRegistry(database, clock=clock)
+    yield made
+    made.close()
 
 
 def task(name: str, **fields: Any) -> Task:
@@ -54,7 +62,7 @@ def version(number: int = 1, *, of: str = "a", **fields: Any) -> Version:
     return Version(task_id=TaskId(f"id-{of}"), number=number, **{**defaults, **fields})
 
 
-def test_tasks_and_versions_come_back_as_they_went_in(registry: SqlRegistry, path: Path) -> None:
+def test_tasks_and_versions_come_back_as_they_went_in(registry: SqlRegistry, database: str) -> None:
     one = task("a", description="d", match={"prompt": ["x", 1, None]}, excluded=True, reason="r")
     two = task("b", output_kind=OutputKind.TOOL_CALL, created_at=4.0)
     registry.put_tasks([one, two])
@@ -64,7 +72,7 @@ def test_tasks_and_versions_come_back_as_they_went_in(registry: SqlRegistry, pat
     registry.add_version(made)
     registry.add_version(version(2, reason="why", threshold=0.123456789012345))
     registry.close()
-    again = SqlRegistry(path)
+    again = SqlRegistry(database)
     assert again.tasks() == [two, one]
     assert again.task("a") == one == again.task("id-a")
     assert again.versions() == [made, version(2, reason="why", threshold=0.123456789012345)]
@@ -96,7 +104,8 @@ def test_every_change_raises_the_epoch_by_one_and_reading_does_not(registry: Sql
     registry.put_tasks([])
     registry.tasks(), registry.versions(), registry.history("id-a@1"), registry.corrections()
     registry.add_feedback("t", score=1)
-    registry.add_comparisons("id-a@1", "shadow", compared=1, agreed=1)
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (1, 1)}))
+    registry.contradict("id-a@1", "t", 5.0)
     assert registry.epoch() == 5
 
 
@@ -136,10 +145,20 @@ def test_the_history_of_a_version_is_kept(registry: SqlRegistry, clock: FakeCloc
     registry.set_state("id-a@1", VersionState.SERVING, reason="promoted")
     assert registry.versions()[0].state is VersionState.SERVING
     assert registry.versions()[0].reason == "promoted"
-    assert registry.history("id-a@1") == [
-        {"from": "", "to": "shadow", "reason": "passed its gate", "at": 1000.0},
-        {"from": "shadow", "to": "serving", "reason": "promoted", "at": 1005.0},
+    events = [
+        {name: event[name] for name in ("from", "to", "reason", "asker", "epoch", "at")}
+        for event in registry.history("id-a@1")
     ]
+    born = {
+        "from": "",
+        "to": "shadow",
+        "reason": "passed its gate",
+        "asker": "gate",
+        "epoch": 2,
+        "at": 1000.0,
+    }
+    served = {"from": "shadow", "to": "serving", "reason": "promoted", "asker": "owner"}
+    assert events == [born, {**served, "epoch": 3, "at": 1005.0}]
     assert registry.history("id-a@2") == []
 
 
@@ -178,13 +197,70 @@ def test_feedback_is_kept_and_checked(registry: SqlRegistry) -> None:
             registry.add_feedback("t", **bad)  # type: ignore[arg-type]
 
 
-def test_comparisons_add_up_by_stage(registry: SqlRegistry) -> None:
-    registry.add_comparisons("id-a@1", "shadow", compared=10, agreed=9)
-    registry.add_comparisons("id-a@1", "shadow", compared=5, agreed=5)
-    registry.add_comparisons("id-a@1", "audit", compared=1, agreed=0)
+def test_comparisons_add_up_by_stage_and_the_newest_bets_stand(registry: SqlRegistry) -> None:
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (10, 9)}, bets={("id-a@1", "shadow"): {"rounds": 10}}))
+    registry.keep(Seen(counts={("id-a@1", "shadow"): (5, 5)}, bets={("id-a@1", "shadow"): {"rounds": 15}}))
+    registry.keep(Seen(counts={("id-a@1", "audit"): (1, 0)}))
     assert registry.comparisons("id-a@1") == {"shadow": (15, 14), "audit": (1, 0)}
+    stages = registry.evidence("id-a@1").stages
+    assert (stages["shadow"].bets, stages["audit"].bets) == ({"rounds": 15}, None)
     with pytest.raises(InvalidRequest):
-        registry.add_comparisons("id-a@1", "shadow", compared=1, agreed=2)
+        registry.keep(Seen(counts={("id-a@1", "shadow"): (1, 2)}))
+
+
+def test_what_is_kept_together_is_kept_or_lost_together(registry: SqlRegistry) -> None:
+    with pytest.raises(InvalidRequest):
+        registry.keep(
+            Seen(
+                counts={("id-a@1", "shadow"): (1, 2)},
+                watches={"id-a@1": {"blocks": []}},
+                senders={"gateway": 9},
+            )
+        )
+    assert registry.counted("gateway") == 0
+    assert registry.evidence("id-a@1").watch is None
+    registry.keep(Seen(watches={"id-a@1": {"blocks": [[1.0, 2]]}}, senders={"gateway": 9}))
+    assert registry.counted("gateway") == 9
+    assert registry.evidence("id-a@1").watch == {"blocks": [[1.0, 2]]}
+
+
+def test_an_answer_is_contradicted_once_and_may_be_taken_back(registry: SqlRegistry) -> None:
+    assert registry.contradict("id-a@1", "t1", 5.0)
+    assert not registry.contradict("id-a@1", "t1", 5.0)
+    assert registry.contradict("id-a@1", "t2", 3.0)
+    assert registry.evidence("id-a@1").contradicted == (3.0, 5.0)
+    assert registry.contradict("id-a@1", "t1", None)
+    assert not registry.contradict("id-a@1", "t1", None)
+    assert registry.evidence("id-a@1").contradicted == (3.0,)
+
+
+def test_a_note_stands_in_the_history_and_moves_nothing(registry: SqlRegistry) -> None:
+    registry.put_tasks([task("a")])
+    registry.add_version(version())
+    before = registry.epoch()
+    registry.keep(Seen(notes=[("id-a@1", "inputs drifted"), ("gone@1", "inputs drifted")]))
+    last = registry.history("id-a@1")[-1]
+    assert (last["from"], last["to"], last["reason"]) == ("shadow", "shadow", "inputs drifted")
+    assert registry.epoch() == before
+    assert registry.history("gone@1") == []
+
+
+def test_evidence_begins_anew_when_a_version_is_asked_again_and_the_breach_stays_told(
+    registry: SqlRegistry,
+) -> None:
+    registry.put_tasks([task("a")])
+    registry.add_version(version())
+    registry.set_state("id-a@1", VersionState.SERVING, reason="")
+    registry.keep(Seen(counts={("id-a@1", "audit"): (9, 1)}, watches={"id-a@1": {"blocks": []}}))
+    registry.contradict("id-a@1", "t1", 5.0)
+    broken = Move(
+        version_key="id-a@1", before=VersionState.SERVING, after=VersionState.PAUSED, reason="8 of 9"
+    )
+    registry.move([broken], asker=Asker.AUDIT)
+    assert registry.comparisons("id-a@1") == {"audit": (9, 1)}
+    registry.set_state("id-a@1", VersionState.SERVING, reason="")
+    assert registry.evidence("id-a@1") == Evidence()
+    assert registry.broken() == {"id-a@1": ("8 of 9", 1000.0)}
 
 
 _CHILD = """
@@ -193,16 +269,16 @@ from pathlib import Path
 from shoal.agents.registry.records import OutputKind, Task, TaskId
 from shoal.agents.registry.store import SqlRegistry
 sys.stdin.readline()
-registry = SqlRegistry(Path(sys.argv[1]))
+registry = SqlRegistry(sys.argv[1])
 for number in range(25):
     name = f"{sys.argv[2]}-{number}"
     registry.put_tasks([Task(id=TaskId(name), name=name, output_kind=OutputKind.TEXT, calls=1)])
 """
 
 
-def test_processes_that_open_a_fresh_home_at_once_and_write_lose_nothing(path: Path) -> None:
+def test_processes_that_open_a_fresh_home_at_once_and_write_lose_nothing(bare_database: str) -> None:
     children = [
-        subprocess.Popen([sys.executable, "-c", _CHILD, str(path), name], stdin=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", _CHILD, bare_database, name], stdin=subprocess.PIPE)
         for name in "abc"
     ]
     for child in children:
@@ -210,7 +286,7 @@ def test_processes_that_open_a_fresh_home_at_once_and_write_lose_nothing(path: P
         child.stdin.write(b"go\n")
         child.stdin.flush()
     assert [child.wait(60) for child in children] == [0, 0, 0]
-    registry = SqlRegistry(path)
+    registry = SqlRegistry(bare_database)
     assert registry.epoch() == 75
     assert len(registry.tasks()) == 75
 
@@ -228,22 +304,18 @@ def test_threads_share_a_registry(registry: SqlRegistry) -> None:
     assert len(registry.tasks()) == 40
 
 
-def test_the_migrations_make_exactly_the_tables_that_the_code_names(
-    registry: SqlRegistry, path: Path
-) -> None:
-    with create_engine(f"sqlite:///{path}").connect() as connection:
+def test_the_migrations_make_exactly_the_tables_that_the_code_names(bare_database: str) -> None:
+    with SqlRegistry(bare_database).database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
         assert context.get_current_revision() == tables.HEAD
 
 
-def test_a_database_of_a_newer_shoal_is_left_alone(registry: SqlRegistry, path: Path) -> None:
-    registry.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+def test_a_database_of_a_newer_shoal_is_left_alone(registry: SqlRegistry, database: str) -> None:
+    with registry.database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(DataError, match=r"made by a newer Shoal .*9999.*Upgrade Shoal"):
-        SqlRegistry(path)
+        SqlRegistry(database)
 
 
 def test_a_file_that_is_no_database_is_named_with_a_remedy(path: Path) -> None:
@@ -253,7 +325,8 @@ def test_a_file_that_is_no_database_is_named_with_a_remedy(path: Path) -> None:
         SqlRegistry(path)
 
 
-def test_a_damaged_database_is_named_with_a_remedy(registry: SqlRegistry, path: Path) -> None:
+def test_a_damaged_database_is_named_with_a_remedy(path: Path) -> None:
+    registry = SqlRegistry(path)
     registry.put_tasks([task(f"t{n}", description="x" * 2000) for n in range(50)])
     registry.close()
     raw = bytearray(path.read_bytes())
@@ -266,7 +339,7 @@ def test_a_damaged_database_is_named_with_a_remedy(registry: SqlRegistry, path: 
 
 
 def test_a_locked_database_is_an_error_with_a_remedy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(opening, "_BUSY_TIMEOUT_S", 0.1)
     registry = SqlRegistry(path)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -290,3 +363,53 @@ def test_a_database_without_a_driver_is_wrong_configuration_and_shows_no_passwor
 def test_a_sqlite_url_is_as_good_as_a_path(tmp_path: Path) -> None:
     SqlRegistry(f"sqlite:///{tmp_path}/x.db").put_tasks([task("a")])
     assert [t.name for t in SqlRegistry(tmp_path / "x.db").tasks()] == ["a"]
+
+
+def test_figures_without_a_bound_come_back_as_they_went_in(registry: SqlRegistry) -> None:
+    registry.put_tasks([task("a")])
+    evidence = {"low": float("-inf"), "of": [{"high": float("inf"), "n": 3}], "said": "Infinity"}
+    registry.add_version(version(evidence=evidence))
+    assert registry.versions()[0].evidence == evidence
+
+
+def test_what_a_client_wrote_is_kept_whatever_characters_it_has(registry: SqlRegistry) -> None:
+    registry.add_feedback("t", comment="a\0b \ud800 ☃")
+    correction = {"role": "assistant", "content": "a\0b \ud800"}
+    registry.add_feedback("t", correction=correction)
+    first, second = registry.feedback("t")
+    assert first["comment"].startswith("a\ufffdb \ufffd") and first["comment"].endswith(" ☃")
+    assert second["correction"] == correction
+
+
+def test_an_error_of_the_database_quotes_nothing_that_was_to_be_written(postgres: Server) -> None:
+    registry = SqlRegistry(postgres.create("quoting"))
+    with pytest.raises(SiteError) as caught, registry.database.write() as connection:
+        row = {"name": "secret-name", "counted": 1, "at": 1.0}
+        connection.execute(insert(tables.senders).values(**row))
+        connection.execute(insert(tables.senders).values(**row))
+    assert "secret-name" not in str(caught.value) and "senders" in str(caught.value)
+    registry.close()
+
+
+def test_writers_of_one_database_wait_for_each_other_and_give_up_with_a_remedy(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_BUSY_TIMEOUT_S", 1)
+    url = postgres.create("waiting")
+    one, two = SqlRegistry(url), SqlRegistry(url)
+    with (
+        one.database.write(),
+        pytest.raises(SiteError, match=r"locked by another process.*nothing was changed"),
+    ):
+        two.put_tasks([task("a")])
+    assert two.tasks() == []
+    two.put_tasks([task("a")])
+    assert [t.name for t in one.tasks()] == ["a"]
+    one.close()
+    two.close()
+
+
+def test_a_password_is_shown_nowhere(postgres: Server) -> None:
+    with pytest.raises(SiteError) as caught:
+        SqlRegistry(f"postgresql://nobody:hush@/none?host={postgres.folder}")
+    assert "hush" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from shoal.agents.feedback.rollout import MoveVersion
+from shoal.agents.feedback.governance import MoveVersions
+from shoal.agents.registry.lifecycle import Asker, Move
 from shoal.agents.registry.records import OutputKind, Task, TaskId, Version, VersionState
 from shoal.agents.routing.router_state import (
     EnsureLoaded,
@@ -8,6 +9,7 @@ from shoal.agents.routing.router_state import (
     Publish,
     RegistryRead,
     RouterState,
+    WrongVersionServed,
 )
 
 TASK = Task(id=TaskId("t"), name="sort", output_kind=OutputKind.LABEL, calls=1)
@@ -24,6 +26,7 @@ def version(number: int, state: VersionState) -> Version:
         threshold=0.5,
         alpha=0.05,
         delta=0.05,
+        served_at=1.0 if state in (VersionState.SERVING, VersionState.RETIRED) else None,
     )
 
 
@@ -79,8 +82,54 @@ def test_a_version_that_cannot_be_loaded_is_paused_with_the_reason_once() -> Non
     router = state()
     router.handle(read(1, version(1, VersionState.SERVING)))
     assert router.handle(LoadFailed(version_key="t@1", reason="weights were altered")) == [
-        MoveVersion(version_key="t@1", state=VersionState.PAUSED, reason="weights were altered")
+        MoveVersions(
+            moves=(
+                Move(
+                    version_key="t@1",
+                    before=VersionState.SERVING,
+                    after=VersionState.PAUSED,
+                    reason="weights were altered",
+                ),
+            ),
+            asker=Asker.LOADING,
+            epoch=1,
+        )
     ]
     router.handle(read(2, version(1, VersionState.PAUSED)))
     assert router.handle(LoadFailed(version_key="t@1", reason="weights were altered")) == []
     assert router.handle(LoadFailed(version_key="gone@1", reason="x")) == []
+
+
+def test_a_version_for_which_another_one_answers_is_paused_once() -> None:
+    router = state()
+    router.handle(read(1, version(1, VersionState.RETIRED), version(2, VersionState.CANARY)))
+    why = "a replica answers as t@2 from files bbb, not aaa"
+    assert router.handle(WrongVersionServed(version_key="t@2", reason=why)) == [
+        MoveVersions(
+            moves=(
+                Move(
+                    version_key="t@2",
+                    before=VersionState.CANARY,
+                    after=VersionState.PAUSED,
+                    reason=why,
+                ),
+            ),
+            asker=Asker.LOADING,
+            epoch=1,
+        )
+    ]
+    router.handle(read(2, version(2, VersionState.PAUSED)))
+    assert router.handle(WrongVersionServed(version_key="t@2", reason=why)) == []
+    assert router.handle(WrongVersionServed(version_key="t@9", reason=why)) == []
+
+
+def test_a_version_that_is_retired_already_stays_so_whoever_answers_for_it() -> None:
+    router = state()
+    router.handle(read(1, version(1, VersionState.RETIRED)))
+    assert router.handle(WrongVersionServed(version_key="t@1", reason="x")) == []
+
+
+def test_gateways_are_told_the_digest_of_each_version() -> None:
+    publish = state().handle(read(1, version(1, VersionState.SERVING)))[0]
+    assert isinstance(publish, Publish)
+    assert [p.sha256 for route in publish.snapshot.routes for p in route.performers] == ["0" * 64]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shoal.agents.tasks.density import MIN_TEXTS, populations
 from shoal.agents.tasks.finder import find_tasks
@@ -93,3 +95,42 @@ def test_two_populations_with_the_same_answers_are_one_task(log: Any, shuffled: 
         for n, text in enumerate(texts(kind, count))
     ]
     assert len(find_tasks(shuffled(traces), known=(), seed=0, now=0.0).tasks) == 1
+
+
+class Likeness:
+    """An embedder by whose vectors texts are near each other whose last word ends alike; counts what it was asked."""
+
+    name, digest, size = "likeness", "0" * 64, 12
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked += len(texts)
+        out = np.zeros((len(texts), self.size), dtype=np.float32)
+        for row, text in zip(out, texts, strict=True):
+            random = Random(text)
+            half = 6 * text.endswith("y")
+            row[half : half + 6] = [random.random() + 0.05 for _ in range(6)]
+            row /= np.linalg.norm(row)
+        return out
+
+
+def test_an_embedder_tells_populations_apart_that_share_all_their_words() -> None:
+    plain = texts("x", 900)
+    mixed = [f"{text} {'y' if n % 3 == 0 else 'z'}" for n, text in enumerate(plain)]
+    assert populations(mixed, seed=0) == [], "by their words they are one"
+    embedder = Likeness()
+    ((chosen, sides),) = populations(mixed, seed=0, embedder=embedder)
+    assert embedder.asked == len(mixed)
+    assert [bool(side) for side in sides] == [mixed[i].endswith("y") for i in chosen]
+
+
+def test_tasks_are_found_with_the_embedder_that_is_handed_in(log: Any, shuffled: Any) -> None:
+    plain = texts("x", 900)
+    traces = shuffled(
+        [log.trace(PLAIN, f"{text} {'y' if n % 3 == 0 else 'z'}", "ok") for n, text in enumerate(plain)]
+    )
+    assert len(find_tasks(traces, known=(), seed=0, now=0.0).tasks) == 1
+    found = find_tasks(traces, known=(), seed=0, now=0.0, embedder=Likeness())
+    assert sorted(task.calls for task in found.tasks) == [300, 600]

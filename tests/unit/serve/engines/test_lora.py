@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,10 @@ from shoal.agents.learning.base_files import read_base
 from shoal.agents.learning.bases import NodeRoom
 from shoal.agents.learning.candidates import Prospect, trainer_of
 from shoal.agents.learning.folder import seal
+from shoal.agents.learning.learning_costs import TaskCosts
 from shoal.agents.learning.lora import Rung, merge, train_lora
-from shoal.agents.learning.lora_run import LoraSettings
+from shoal.agents.learning.lora_executors import InProcess
+from shoal.agents.learning.lora_job import Hardware, LoraSettings
 from shoal.agents.learning.lora_rungs import Rungs
 from shoal.agents.learning.material import Material
 from shoal.agents.learning.specialise import specialise
@@ -184,16 +186,50 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_undisturbed_one(tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_little_memory_means_smaller_parts_and_the_same_weights(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True)
+class OnAMachine(InProcess):
+    """In this process, as if it were another machine's."""
+
+    machine: Hardware
+
+    def hardware(self) -> Hardware:
+        return self.machine
+
+
+def test_little_memory_means_smaller_parts_and_the_same_weights(tmp_path: Path, base: Path) -> None:
     rung = rung_of(base, replace(QUICK, min_steps=4, dropout=0.0))
     roomy = train_lora(TRAIN, CHOOSE[:16], tmp_path / "a", context(tmp_path / "wa"), rung=rung)
-    monkeypatch.setattr("shoal.agents.learning.lora._free_mb", lambda on_gpu: 502.5)
-    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=rung)
+    small = replace(rung, executor=OnAMachine(machine=Hardware(free_mb=502.5)))
+    tight = train_lora(TRAIN, CHOOSE[:16], tmp_path / "b", context(tmp_path / "wb"), rung=small)
     assert (roomy.details["rows_at_once"], roomy.details["checkpointing"]) == (16, False)
     assert tight.details["rows_at_once"] < 16 and tight.details["checkpointing"]
     assert tight.details["choose_loss"] == pytest.approx(roomy.details["choose_loss"], rel=1e-4)
+
+
+def test_in_bf16_a_base_is_trained_and_answers_alike_merged_and_unmerged(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch computes in bf16 on any CPU, if slowly; where the CPU does so by itself, large bases are trained like this
+    monkeypatch.setattr("shoal.agents.learning.base_files._SMALL", 0)
+    monkeypatch.setattr("shoal.agents.learning.lora.has_bf16", lambda: True)
+    rung = rung_of(base, LEARNS)
+    report = train(
+        replace(rung, executor=OnAMachine(machine=Hardware(free_mb=8_000, bf16=True))), tmp_path / "version"
+    )
+    assert (report.details["dtype"], report.details["trained_in"]) == ("bfloat16", "bfloat16")
+    merged = merged_copy(tmp_path / "version", rung.folder, tmp_path / "merged")
+    requests = [e.request for e in CHOOSE]
+    apart = LoraEngine.load(tmp_path / "version", BaseCache())
+    with apart.shared.turn(apart.adapter) as model:
+        assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    first, second = apart.answer(requests), load(merged).answer(requests)
+    right = [
+        json.loads(a.content or "{}") == json.loads(e.content) for a, e in zip(first, CHOOSE, strict=True)
+    ]
+    assert sum(right) >= 36
+    assert sum(a.content == b.content for a, b in zip(first, second, strict=True)) >= 39
+    for one, other in zip(first, second, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=0.05)
 
 
 def test_a_run_far_slower_than_nominal_is_cut_by_the_clock_and_says_so(tmp_path: Path, base: Path) -> None:
@@ -288,6 +324,7 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
         inputs="0" * 64,
     )
     tools = Tools(
+        costs=TaskCosts(task_id=TaskId("t"), now=lambda: 0.0),
         home=home,
         config=config,
         loader=load,
@@ -302,6 +339,7 @@ def test_a_base_becomes_a_judged_version_whose_card_names_it(tmp_path: Path, bas
     assert card["base"]["model"] == str(base) and card["base"]["licence"] == "apache-2.0"
     assert card["parents"][0]["sha256"] == card["base"]["sha256"] != ""
     assert version.needs["memory_mb"] > 400
+    assert version.needs["base"] == f"{card['base']['sha256'][:12]}-float32"
     assert load(home.models / version.folder, version.sha256).answer([ask("now the red nut")])[0].content == (
         '{"action": "stop", "thing": "nut"}'
     )

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,16 @@ def test_of_the_clean_drafts_that_one_is_the_answer_which_the_others_agree_with_
     assert answer.content in (drafts[1].text, drafts[2].text)
     assert _judge(job(engine), drafts[0], []).content == "Warm, Ulm."
     assert _judge(job(engine), drafts[3], []).content is None
+
+
+def test_of_a_record_of_an_unknown_kind_it_is_never_sure(engine: MicroLmEngine) -> None:
+    known = job(engine)
+    draft = _Draft("Warm, Ulm.", -0.1, ())
+    assert _judge(known, draft, []).confidence > 0.5
+    foreign = replace(known, encoded=replace(known.encoded, foreign=True))
+    answer = _judge(foreign, draft, [])
+    # what it would say can be looked at
+    assert (answer.content, answer.confidence) == ("Warm, Ulm.", 0.0)
 
 
 def test_drafts_of_one_prompt_are_the_same_alone_and_beside_others(engine: MicroLmEngine) -> None:
