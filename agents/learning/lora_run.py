@@ -98,6 +98,8 @@ class LoraRun:
             list(self.trained.values()), lr=self.peak, betas=(0.9, 0.99), weight_decay=0.0
         )
         self.step = 0
+        #: the step that this process began with
+        self.first = 0
         self.entered = (context.monotonic(), 0.0)
         self.started = self.entered[0]
         self.loaded_mb = 0.0
@@ -116,6 +118,7 @@ class LoraRun:
             KeyboardInterrupt: the run was stopped; a checkpoint of where it stood is kept.
         """
         self._resume()
+        self.first = self.step
         self.entered = (self.context.monotonic(), self.step / self.plan.steps)
         batches = self._batches(self.step)
         done, told = self._standing()
@@ -148,8 +151,10 @@ class LoraRun:
         entered, share = self.entered
         end = self.started + self.job.seconds * CLOCK_SLACK
         ticked = (self.context.monotonic() - entered) / max(1e-9, end - entered)
-        by_clock = min(1.0, share + (1.0 - share) * ticked) if end > entered else 1.0
         by_steps = self.step / self.plan.steps
+        if self.step == self.first and end > entered:
+            return by_steps  # the clock has measured nothing yet
+        by_clock = min(1.0, share + (1.0 - share) * ticked) if end > entered else 1.0
         self.cut = self.cut or by_clock > by_steps
         return max(by_clock, by_steps)
 
