@@ -109,6 +109,19 @@ def main(
     sys.exit(bench.finish())
 
 
+def learnt_site(parser: argparse.ArgumentParser) -> None:
+    """Options by which benches share one site that has learnt `mixed_log`, and what it says to `mixed_eval`."""
+    parser.add_argument(
+        "--home", type=Path, default=None, help="a site that has learnt mixed_log; else one is learnt"
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        default=None,
+        help="what `shoal eval mixed_eval --out` of that site wrote; made if it is not there",
+    )
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

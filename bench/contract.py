@@ -9,41 +9,35 @@ Each part is a module `_contract_<part>.py` beside this one with `measure(bench,
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-from pathlib import Path
 
-from _bench import Bench, main
+import _contract_audit
+import _contract_routellm
+import _contract_router
+import _contract_splits
+import _contract_synthetic
+from _bench import Bench, learnt_site, main
 
-PARTS = ("synthetic", "splits", "router", "audit", "routellm")
-
-
-def parts_of(bench: Bench) -> list[str]:
-    asked = [part for part in bench.arguments.only.split(",") if part]
-    if unknown := set(asked) - set(PARTS):
-        sys.exit(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
-    return asked or list(PARTS)
+PARTS = {
+    "synthetic": _contract_synthetic.measure,
+    "splits": _contract_splits.measure,
+    "router": _contract_router.measure,
+    "audit": _contract_audit.measure,
+    "routellm": _contract_routellm.measure,
+}
 
 
 def run(bench: Bench) -> None:
-    for part in parts_of(bench):
-        name = f"_contract_{part}"
-        if not Path(__file__).with_name(f"{name}.py").is_file():
-            continue
-        importlib.import_module(name).measure(bench, bench.arguments.data)
+    asked = [part for part in bench.arguments.only.split(",") if part] or list(PARTS)
+    if unknown := set(asked) - set(PARTS):
+        sys.exit(f"There is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    for part in asked:
+        PARTS[part](bench, bench.arguments.data)
 
 
 def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help=f"parts to measure, by comma: {', '.join(PARTS)}")
-    parser.add_argument(
-        "--home", type=Path, default=None, help="a site that has learnt mixed_log; else one is learnt"
-    )
-    parser.add_argument(
-        "--predictions",
-        type=Path,
-        default=None,
-        help="what `shoal eval mixed_eval --out` of that site wrote; made if it is not there",
-    )
+    learnt_site(parser)
 
 
 if __name__ == "__main__":

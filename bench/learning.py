@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _bench import Bench, main
+from _bench import Bench, learnt_site, main
 from _calls import call_figures, known_tools
 from _tasks import ari, read_sites, read_tasks, rows_of, stripped, worst_purity_completeness
 from _texts import RESTAURANT, action_figures, forced, gold_of, key_of, restaurant_figures
@@ -50,16 +50,18 @@ def measure_mixed(bench: Bench, log: Path, held_out: Path) -> None:
     learnt, gold = list(rows_of(log)), list(rows_of(held_out))
     sites, truth = read_sites(held_out), read_sites(log)
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-        home = Path(folder) / "home"
-        shoal("traces", "import", str(log), "--json", home=home)
-        learn = f"shoal learn --time-limit {limit}"
-        _, seconds = shoal("learn", "--time-limit", str(limit), "--json", home=home)
-        bench.figure("learn_seconds", seconds, "s", at_most=60 * limit, command=learn)
+        home = bench.arguments.home or Path(folder) / "home"
+        if bench.arguments.home is None:
+            shoal("traces", "import", str(log), "--json", home=home)
+            learn = f"shoal learn --time-limit {limit}"
+            _, seconds = shoal("learn", "--time-limit", str(limit), "--json", home=home)
+            bench.figure("learn_seconds", seconds, "s", at_most=60 * limit, command=learn)
         tasks = Path(folder) / "tasks.csv"
         shoal("tasks", "export", "--out", str(tasks), home=home)
         bench.figure("ari", ari(truth, read_tasks(tasks)), "", at_least=0.98, command="shoal tasks export")
-        predictions = Path(folder) / "predictions.jsonl"
-        shoal("eval", str(held_out), "--out", str(predictions), "--json", home=home)
+        predictions = bench.arguments.predictions or Path(folder) / "predictions.jsonl"
+        if not predictions.is_file():
+            shoal("eval", str(held_out), "--out", str(predictions), "--json", home=home)
         said = {
             row["id"]: row for row in map(json.loads, predictions.read_text(encoding="utf-8").splitlines())
         }
@@ -180,6 +182,10 @@ def run(bench: Bench) -> None:
         bench.skip(
             ["ari", "bank_intent_accuracy"], f"no {log} or {held_out.name}; name the folder with --data"
         )
+    if bench.arguments.home is not None:
+        bench.skip(["agent_turns_moved"], "--home is of another log")
+        bench.skip(["million_curate_s"], "measured by bench/million.py")
+        return
     log, held_out = traces / "airline_gpt4o_log.jsonl.gz", traces / "airline_gpt4o_eval.jsonl.gz"
     if log.is_file() and held_out.is_file():
         measure_agent(bench, log, held_out)
@@ -189,4 +195,4 @@ def run(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    main("learning", "Specialists trained on a log, beside published figures.", run)
+    main("learning", "Specialists trained on a log, beside published figures.", run, learnt_site)

@@ -22,8 +22,9 @@ import ray
 
 from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.counting import Batch
-from shoal.agents.feedback.feedback_loop import FeedbackLoop, Learner
+from shoal.agents.feedback.feedback_loop import FeedbackLoop
 from shoal.agents.feedback.hearing import FeedbackTraces
+from shoal.agents.feedback.learning_ports import Learner
 from shoal.agents.feedback.learning_runs import SqlLearningRuns
 from shoal.agents.feedback.rollout import Policy
 from shoal.agents.feedback.schedule import LearningPolicy

@@ -11,11 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.agents.feedback.novelty import kinds_of
 from shoal.agents.ports import Registry
-from shoal.agents.registry.novelty import SqlNovelty
-from shoal.agents.registry.records import Task, TaskId
-from shoal.agents.registry.store import SqlRegistry
+from shoal.agents.registry.records import Task
 from shoal.agents.tasks import about, corrections
 from shoal.agents.tasks.matcher import Matcher
 from shoal.agents.tasks.template import Template
@@ -33,9 +30,9 @@ from shoal.commands._shared import (
     read_config,
 )
 from shoal.commands._stores import open_registry, open_traces
+from shoal.commands._unknown_work import tell_unknown, unknown_work
 from shoal.config import Config
 from shoal.errors import UsageError
-from shoal.home import Home
 
 if TYPE_CHECKING:
     from shoal.serve.money import Books
@@ -47,8 +44,6 @@ _NAME_WIDTH = 30
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name or id.")]
 _SHOWN_PROMPTS = 5
-#: characters of a call that are shown of a kind of unknown work
-_FIRST_WORDS = 60
 _TOLD_STATES = frozenset({"serving", "canary", "shadow", "paused"})
 
 
@@ -68,7 +63,7 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
         rows = [
             {**_as_dict(task), **_worth(task, settings), "specialists": states[task.id]} for task in tasks
         ]
-        print_json({"tasks": rows, "unknown_work": _unknown_work(registry, folder, settings)})
+        print_json({"tasks": rows, "unknown_work": unknown_work(registry, folder, settings)})
         return
     if not tasks:
         out.print("No tasks yet. Find some: shoal learn")
@@ -91,46 +86,11 @@ def ls(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOption
             escape(_why(task, settings)),
         )
     out.print(table)
-    _tell_unknown(_unknown_work(registry, folder, settings))
+    tell_unknown(unknown_work(registry, folder, settings))
     if _price(settings) is None:
         out.print(
             "cost: share of all tokens; generalist.price_in and price_out make it one of money", style="dim"
         )
-
-
-def _unknown_work(registry: SqlRegistry, home: Home, settings: Config) -> dict[str, Any]:
-    """The novelty pool: `calls`, and `kinds` of them that recur, each with how its newest call begins."""
-    pool = SqlNovelty(registry.database).all()
-    names = {task.id: task.name for task in registry.tasks()}
-    kinds = kinds_of(pool)
-    examples = {}
-    if kinds:
-        found = open_traces(home, settings).pick({kind.example for kind in kinds})
-        examples = {
-            str(trace.id): " ".join(trace.chat.last_user_text.split())[:_FIRST_WORDS] for trace in found
-        }
-    return {
-        "calls": len(pool),
-        "kinds": [
-            {
-                "name": kind.name,
-                "calls": kind.calls,
-                "near": names.get(TaskId(kind.near), ""),
-                "first_words": examples.get(kind.example, ""),
-            }
-            for kind in kinds
-        ],
-    }
-
-
-def _tell_unknown(unknown: dict[str, Any]) -> None:
-    if not unknown["calls"]:
-        return
-    out.print(f"Unknown work: {unknown['calls']:,} calls that no task covers.", highlight=False)
-    for kind in unknown["kinds"]:
-        near = f", like {kind['near']}" if kind["near"] else ""
-        line = f"  {kind['calls']:,} of a recurring kind, {kind['name']}{near}: {kind['first_words']}…"
-        out.print(escape(line), highlight=False)
 
 
 @app.command("show")
