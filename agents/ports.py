@@ -168,6 +168,10 @@ class Registry(Protocol):
         """`moves`: of other versions, in the same change, at the gate's word."""
         ...
 
+    def next_number(self, task_id: TaskId) -> int:
+        """The number for a task's next version; those of removed ones are not used again."""
+        ...
+
     def begin_training(self, task_id: TaskId, number: int) -> None:
         """This process trains a version, until `add_version` or `end_training`. Raises Conflict where another one does."""
         ...

@@ -31,9 +31,9 @@ _WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparisons:
-    """Asks shadows where the generalist answered, and now and then the generalist where a specialist did.
+    """Asks the generalist now and then where a specialist answered, and shadows what the generalist was asked.
 
-    `chance` is uniform in [0, 1) and picks the audits.
+    `chance` is uniform in [0, 1): it picks the audits, and the calls on which shadows are compared while another version is asked.
     """
 
     generalist: Generalist | None
@@ -52,26 +52,31 @@ class Comparisons:
         decision = call.decision
         if decision is None or call.kind is None:
             return
+        if decision.pinned:
+            return  # whoever names a specialist chooses what it is asked: no sample of its task's calls
+        # a shadow is compared on a fair sample of the task's calls, not only on those of which another version was unsure
+        drawn = decision.performer is None or self.chance() < self.settings.audit_share
         if not answer.model.startswith("specialist/"):
-            for shadow in decision.shadows:
-                if call.privacy != "local-only" or self.specialists.place_of(shadow.key).keeps_local_only:
-                    self._start(partial(self._shadow, call, shadow, answer))
+            if drawn:
+                self._ask_shadows(call, answer)
         elif (
             decision.performer is not None
             and call.said is not None
             and self._may_audit(call)
-            and self._drawn(decision.performer)
+            # a canary's every answer is audited: it is there to be compared, on few calls
+            and (drawn or decision.performer.state is VersionState.CANARY)
         ):
-            self._start(partial(self._audit, call, decision.performer, call.said))
+            self._start(partial(self._audit, call, decision.performer, call.said, shadows=drawn))
+
+    def _ask_shadows(self, call: Call, reference: Answer) -> None:
+        for shadow in () if call.decision is None else call.decision.shadows:
+            if call.privacy != "local-only" or self.specialists.place_of(shadow.key).keeps_local_only:
+                self._start(partial(self._shadow, call, shadow, reference))
 
     def _may_audit(self, call: Call) -> bool:
         return self.generalist is not None and (
             call.privacy != "local-only" or self.settings.generalist_local
         )
-
-    def _drawn(self, performer: Performer) -> bool:
-        """A canary's every answer is audited: it is there to be compared, on few calls."""
-        return performer.state is VersionState.CANARY or self.chance() < self.settings.audit_share
 
     def _start(self, work: Callable[[], Any]) -> None:
         if not self.background.start(work):
@@ -87,11 +92,15 @@ class Comparisons:
         self._note_shadow(call, said)
         await self._compare(call, performer, said, reference, "shadow")
 
-    async def _audit(self, call: Call, performer: Performer, said: SpecialistAnswer) -> None:
+    async def _audit(
+        self, call: Call, performer: Performer, said: SpecialistAnswer, *, shadows: bool
+    ) -> None:
         if self.generalist is None:
             return
         reference = await self.generalist.chat(call.sent, deadline_s=self.settings.deadline_s)
         self._note_audit(call, usage_of(call.request, reference))
+        if shadows:
+            self._ask_shadows(call, reference)
         await self._compare(call, performer, said, reference, "audit")
 
     def _note_shadow(self, call: Call, said: SpecialistAnswer) -> None:

@@ -41,8 +41,13 @@ class ExpenseBook:
         due, self._waiting = self._waiting, {}
         if not due:
             return
+        write = asyncio.ensure_future(asyncio.to_thread(self._write, list(due.values())))
         try:
-            await asyncio.to_thread(self._write, list(due.values()))
+            # who is cancelled meanwhile must not write it a second time
+            while not write.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([write])
+            write.result()
         except BaseException:
             for key, expense in due.items():
                 newer = self._waiting.get(key)

@@ -48,12 +48,12 @@ class Inputs:
         decision, said = call.decision, call.said
         if decision is None or decision.performer is None or said is None:
             return
+        if decision.pinned:
+            return  # whoever names a specialist sends it what they like: that is no sample of the task's calls
         performer = decision.performer
         batch = self._batches.setdefault(performer.key, _Batch(key=str(call.id), since=call.arrived_at))
         batch.calls += 1
-        if not decision.pinned:
-            # whoever names a specialist sends it what they like: that is no sample of the task's calls
-            batch.bins.append(bin_of(said.confidence if said.given else 0.0))
+        batch.bins.append(bin_of(said.confidence if said.given else 0.0))
         batch.given += given and said.confidence >= performer.threshold
         if batch.calls >= _MOST_CALLS:
             self.flush()
@@ -66,8 +66,12 @@ class Inputs:
             self._timer.cancel()
             self._timer = None
         if self._batches:
-            events, self._batches = self._take(), {}
-            self._start(lambda: self._send(events))
+            events = self._take()
+            if self._start(lambda: self._send(events)):
+                self._batches = {}
+            else:
+                # no room beside the calls now
+                self._timer = asyncio.get_running_loop().call_later(_WAIT_S, self.flush)
 
     async def close(self) -> None:
         """Send what waits, now."""

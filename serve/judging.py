@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shoal.agents.contract.loss import NO_LOSS, Judgement, judge
+from shoal.agents.curation.recognition import Recognition
+from shoal.agents.curation.scrub import RECOGNISERS, scrub
 from shoal.agents.learning.folder import CARD, file_sha256
 from shoal.agents.learning.judge_loss import judge_pair
 from shoal.agents.learning.second_opinions import Adviser
 from shoal.agents.learning.slots import SlotRules
 from shoal.agents.registry.records import OutputKind
-from shoal.agents.traces.chat import Answer, ChatRequest
+from shoal.agents.traces.chat import Answer, ChatRequest, Usage
+from shoal.agents.traces.trace import Trace, TraceId
 from shoal.errors import CorruptModel
 
 log = logging.getLogger("shoal.serve")
@@ -54,11 +58,22 @@ class SlotJudge:
     Args:
         folder_of: the folder of a version, by its key; None where it is not on this machine.
         model: the judge model, for versions that it calibrated; None where there is none.
+        recognition: the personal data that is replaced in what the judge model reads.
+        used: takes a version's key and what each answer of the judge model took.
     """
 
-    def __init__(self, folder_of: Callable[[str], Path | None], model: Adviser | None = None) -> None:
+    def __init__(
+        self,
+        folder_of: Callable[[str], Path | None],
+        model: Adviser | None = None,
+        *,
+        recognition: Recognition | None = None,
+        used: Callable[[str, Sequence[Usage]], None] = lambda version_key, usages: None,
+    ) -> None:
         self._folder_of = folder_of
         self._model = model
+        self._recognition = recognition or Recognition(kinds=RECOGNISERS)
+        self._used = used
         self._rules: dict[str, SlotRules | None] = {}
         self._judged: dict[str, bool] = {}
 
@@ -76,7 +91,7 @@ class SlotJudge:
         if not calls and not reference.tool_calls and self._is_judged(version_key):
             if self._model is None or not self._model.may_see(private):
                 return Judgement(wrong=False, reasons=(NO_LOSS,), defined=False)
-            return self._ask(self._model, request, said, reference.content or "")
+            return self._ask(self._model, version_key, request, said, reference.content or "", private)
         slots = self._rules_of(version_key) if kind is OutputKind.TEXT else None
         expected = reference.content or ""
         return judge(
@@ -89,9 +104,23 @@ class SlotJudge:
             slots=slots,
         )
 
-    async def _ask(self, model: Adviser, request: ChatRequest, said: str, expected: str) -> Judgement:
+    async def _ask(
+        self, model: Adviser, version_key: str, request: ChatRequest, said: str, expected: str, private: bool
+    ) -> Judgement:
         async with model.open() as opened:
-            return await judge_pair(opened, request, said, expected)
+            return await judge_pair(
+                opened,
+                request,
+                said,
+                expected,
+                clean=partial(self._clean, "local-only" if private else "internal"),
+                used=partial(self._used, version_key),
+            )
+
+    def _clean(self, privacy: str, asked: ChatRequest) -> ChatRequest:
+        """As a trace is cleaned before it can be read: the judge model is somebody else than the generalist."""
+        whole = Trace(id=TraceId(""), request=asked.body, response={}, timestamp=0.0, privacy=privacy)
+        return scrub(whole, self._recognition)[0].chat
 
     def _is_judged(self, version_key: str) -> bool:
         if version_key not in self._judged:

@@ -124,6 +124,7 @@ class PlanHost:
         if self._trouble is None:
             await self._runner.close()
             await self._site.close()
+            await self._learning.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

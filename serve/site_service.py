@@ -11,17 +11,22 @@ import functools
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shoal.agents.curation.recognition import recognition_of
 from shoal.agents.feedback.audit_view import AuditView, audit_of
 from shoal.agents.feedback.expenses import SqlExpenses
+from shoal.agents.learning.learning_costs import TaskCosts
+from shoal.agents.learning.second_opinions import Adviser
+from shoal.agents.ports import Clock
 from shoal.agents.registry.placements import SqlPlacements
 from shoal.agents.registry.records import TaskId
 from shoal.agents.registry.store import SqlRegistry
 from shoal.agents.routing.router_actor import ROUTER_NAME
 from shoal.agents.routing.snapshot import LIVE_STATES, Snapshot, build_snapshot
+from shoal.agents.traces.chat import Usage
 from shoal.agents.traces.trace import Trace
 from shoal.config import Config
 from shoal.errors import ShoalError, StorageFull
@@ -141,6 +146,7 @@ class SiteService:
         self.follower = Follower(fetch, self._specialists.expect)
         self._generalist = make_generalist(config)
         self._expenses = ExpenseBook(SqlExpenses(registry.database).add)
+        judge_model = second_opinions(config, ask_twice=0).loss
         here = this_place()
         identity = node_identity()
         self.service = ChatService(
@@ -154,7 +160,12 @@ class SiteService:
             node=here.node or identity.name,
             tier=here.tier or identity.tier,
             settings=ServiceSettings.from_config(config),
-            judge=SlotJudge(self._folder_of, second_opinions(config, ask_twice=0).loss),
+            judge=SlotJudge(
+                self._folder_of,
+                judge_model,
+                recognition=recognition_of(config.privacy),
+                used=functools.partial(self._judged, judge_model, clock),
+            ),
             admit=RoomKeeper(home.root, config.storage.min_free_mb).admit,
             charge=charge,
             spend=self._expenses.add,
@@ -189,6 +200,12 @@ class SiteService:
     async def _tell_router(self, version_key: str, why: str) -> None:
         router = await self._actors.get(ROUTER_NAME)
         await router.wrong_version.remote(version_key, why)
+
+    def _judged(self, model: Adviser | None, clock: Clock, version_key: str, usages: Sequence[Usage]) -> None:
+        costs = TaskCosts(task_id=TaskId(version_key.rpartition("@")[0]), now=clock.now)
+        costs.asked("judge", usages, None if model is None else model.price)
+        for expense in costs.opinions:
+            self._expenses.add(expense)
 
     def _record(self, trace: Trace) -> None:
         self._spool.append(trace.to_dict())

@@ -111,6 +111,8 @@ class FeedbackLoop:
         )
         self._batches: queue.Queue[Batch] = queue.Queue(_MOST_WAITING)
         self._counting = Counting(registry)
+        #: feedback that could not be counted in the test of a contract yet
+        self._unheard: list[Event] = []
         self._epoch = -1
         #: a decision was not carried out
         self._read_again = False
@@ -225,9 +227,18 @@ class FeedbackLoop:
     def _handle_observed(self) -> None:
         """First what was seen is kept, then what follows from it is done: whoever is killed between the two decides it again."""
         following: list[Command] = []
+        for event in self._unheard[:]:
+            following += self._contradict(event)
+            self._unheard.remove(event)
         for batch in self._waiting():
             for event in self._counting.take(batch):
-                for command in [*self._state.handle(event), *self._contradict(event)]:
+                commands = self._state.handle(event)
+                try:
+                    commands = [*commands, *self._contradict(event)]
+                except ShoalError as error:
+                    log.warning("feedback is not counted yet: %s", error)
+                    self._unheard.append(event)
+                for command in commands:
                     if isinstance(command, CountComparison | KeepWatch | ReportDrift):
                         self._counting.count(command)  # drift that is read back is carried out: it is no news
                     else:

@@ -113,6 +113,9 @@ class FeedbackReader:
             self._matched = (self.tasks, Matcher([(task.id, task) for task in self.tasks], by_words=True))
         return self._matched[1].match(trace.chat)
 
+    def _name_of(self, task_id: TaskId) -> str:
+        return next((task.name for task in self.tasks if task.id == task_id), "")
+
     def _task_of(self, trace: Trace) -> TaskId:
         return _covered_by(self._match(trace))
 
@@ -134,7 +137,7 @@ class FeedbackReader:
                             contradicts=contradicts(trace, said),
                             at=float(said["at"]),
                             answered_at=trace.timestamp,
-                            number=_number_of(trace),
+                            number=_number_of(trace, self._name_of(task_id)),
                             confidence=float(trace.tags.get("confidence") or 0.0),
                         )
                     )
@@ -187,7 +190,8 @@ def _covered_by(match: Match) -> TaskId:
     return NO_TASK if match.task_id is None or by_words else match.task_id
 
 
-def _number_of(trace: Trace) -> int | None:
-    """Of the version that answered, as in `specialist/<task>@<number>`."""
+def _number_of(trace: Trace, task_name: str) -> int | None:
+    """Of the task's version that answered, as in `specialist/<task>@<number>`; None where the client named the specialist."""
     who, _, number = trace.served_by.rpartition("@")
-    return int(number) if who.startswith("specialist/") and number.isdecimal() else None
+    named = trace.chat.model.startswith("specialist/")
+    return int(number) if who == f"specialist/{task_name}" and not named and number.isdecimal() else None

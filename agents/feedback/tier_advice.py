@@ -96,7 +96,9 @@ def advise(
     Args:
         generalist_local: the generalist runs on this very machine, so that `local-only` calls may go to it.
     """
-    generalist_usd = None if price is None else price.of(use.prompt_tokens, use.completion_tokens)
+    # no call was seen: what one costs is not known
+    seen = use.prompt_tokens or use.completion_tokens
+    generalist_usd = None if price is None or not seen else price.of(use.prompt_tokens, use.completion_tokens)
     call_usd: dict[str, float | None] = {GENERALIST: generalist_usd}
     if not use.ready:
         why = use.why_not or "nothing was trained for it yet: shoal learn"

@@ -100,7 +100,13 @@ def train_candidate(
     given = answers_of(engine, choose, tools.stopped)
     held_out = judged(plan.prospect.loss, choose, given, calling=calling, slots=slots, floors=floors)
     if judge is not None:
-        held_out = judged_by(judge, choose, given, held_out)
+        held_out = judged_by(
+            judge,
+            choose,
+            given,
+            held_out,
+            used=lambda usages: tools.costs.asked("judge", usages, judge.price),
+        )
     coverage = coverage_at_risk([h.confidence for h in held_out], [h.wrong for h in held_out], plan.alpha)
     notes = {
         "kind": kind,

@@ -8,15 +8,16 @@ to be right must not prove a contract. Functions called are compared as ever. Kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shoal.agents.contract.gate import HeldOut
 from shoal.agents.contract.loss import Judgement, normal_label
-from shoal.agents.learning.second_opinions import Adviser, agreed, question, read_choice
+from shoal.agents.learning.second_opinions import Adviser, Used, agreed, question, read_choice
 from shoal.agents.learning.training import Example
 from shoal.agents.ports import Generalist, SpecialistAnswer
 from shoal.agents.traces.chat import ChatRequest
+from shoal.agents.traces.tokens import usage_of
 from shoal.errors import ShoalError
 
 _AT_ONCE = 4
@@ -25,16 +26,33 @@ PREFERRED = "the judge prefers the generalist's answer"
 NOT_HEARD = "the judge could not be asked"
 
 
-async def judge_pair(model: Generalist, request: ChatRequest, given: str, expected: str) -> Judgement:
-    """The judge's verdict on a specialist's text beside the generalist's; not defined where it could not be had."""
+async def judge_pair(
+    model: Generalist,
+    request: ChatRequest,
+    given: str,
+    expected: str,
+    *,
+    clean: Callable[[ChatRequest], ChatRequest] = lambda asked: asked,
+    used: Used = lambda usages: None,
+) -> Judgement:
+    """The judge's verdict on a specialist's text beside the generalist's; not defined where it could not be had.
+
+    Args:
+        clean: takes personal data out of what is asked, where it may hold some.
+        used: takes what each answer took.
+    """
     if normal_label(given) == normal_label(expected):
         return Judgement(wrong=False)
+    said = []
     try:
-        ahead = await model.chat(question(request, given, expected), deadline_s=_DEADLINE_S)
-        behind = await model.chat(question(request, expected, given), deadline_s=_DEADLINE_S)
+        for first, second in ((given, expected), (expected, given)):
+            asked = clean(question(request, first, second))
+            answer = await model.chat(asked, deadline_s=_DEADLINE_S)
+            used([usage_of(asked, answer)])
+            said.append(read_choice(answer.content))
     except ShoalError:
         return Judgement(wrong=True, reasons=(NOT_HEARD,), defined=False)
-    wrong = agreed(read_choice(ahead.content), read_choice(behind.content)) == "second"
+    wrong = agreed(said[0], said[1]) == "second"
     return Judgement(wrong=wrong, reasons=(PREFERRED,) if wrong else ())
 
 
@@ -43,8 +61,13 @@ def judged_by(
     examples: Sequence[Example],
     answers: Sequence[SpecialistAnswer],
     held_out: Sequence[HeldOut],
+    *,
+    used: Used = lambda usages: None,
 ) -> list[HeldOut]:
-    """The verdicts with those on texts replaced by the judge's; the three are of the same calls."""
+    """The verdicts with those on texts replaced by the judge's; the three are of the same calls.
+
+    What another loss said of rivals' answers to those calls is left out: it cannot be set against the judge's. `used`: as of `judge_pair`.
+    """
     asked = [
         i
         for i, (example, answer) in enumerate(zip(examples, answers, strict=True))
@@ -58,11 +81,11 @@ def judged_by(
             async def one(i: int) -> Judgement:
                 async with places:
                     said = answers[i].content or ""
-                    return await judge_pair(model, examples[i].request, said, examples[i].content)
+                    return await judge_pair(model, examples[i].request, said, examples[i].content, used=used)
 
             return list(await asyncio.gather(*map(one, asked)))
 
     out = list(held_out)
     for i, verdict in zip(asked, asyncio.run(all_of_them()), strict=True):
-        out[i] = replace(out[i], wrong=verdict.wrong)
+        out[i] = replace(out[i], wrong=verdict.wrong, floor_wrong=None, again_wrong=None)
     return out

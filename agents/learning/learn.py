@@ -34,13 +34,15 @@ from shoal.agents.registry.records import TaskId, Version, VersionState
 from shoal.agents.tasks.finder import Found, find_tasks
 from shoal.agents.tasks.matcher import Matcher
 from shoal.config import Config
-from shoal.errors import DataError, ShoalError, StorageFull
+from shoal.errors import DataError, ShoalError, StaleDecision, StorageFull
 from shoal.home import Home
 
 log = logging.getLogger(__name__)
 
 #: of the time limit, what may be used before whatever is running is cut
 _HARD_SHARE = 0.92
+#: so often is a version registered anew where others move its task's versions at the same time
+_MOST_TRIES = 5
 _NOBODY = SecondOpinions()
 
 
@@ -147,6 +149,8 @@ class _Run:
         self.started = clock.monotonic()
         self.rungs = Rungs()
         self.interrupted = False
+        #: ids and names of tasks of which a specialist answered calls
+        self.served: set[str] = set()
         self.reports: dict[TaskId, TaskReport] = {}
 
     def go(
@@ -169,7 +173,7 @@ class _Run:
             )
         except KeyboardInterrupt:
             self.interrupted = True
-        traces, usable = calls.traces, calls.usable
+        traces, usable, self.served = calls.traces, calls.usable, calls.served
         manifest = Manifest(
             self.home.work,
             {
@@ -290,7 +294,7 @@ class _Run:
         costs: TaskCosts,
     ) -> None:
         started = self.clock.monotonic()
-        number = max((v.number for v in self.registry.versions(plan.task.id)), default=0) + 1
+        number = self.registry.next_number(plan.task.id)
         tools = Tools(
             home=self.home,
             config=self.config,
@@ -304,9 +308,10 @@ class _Run:
             progress=progress,
             stopped=self.stopped,
             opinions=self.opinions,
+            served=not self.served.isdisjoint((plan.task.id, plan.task.name)),
         )
-        self.registry.begin_training(plan.task.id, number)
         try:
+            self.registry.begin_training(plan.task.id, number)
             version, verdict, cut = specialise(plan, material(), number, tools)
             costs.trained(version.evidence.get("candidates", ()))
             self._register(version)
@@ -347,17 +352,24 @@ class _Run:
 
     def _register(self, version: Version) -> None:
         """Add the version; a shadow that it replaces is retired. What serves goes on serving until it is promoted."""
-        replaced = [
-            Move(
-                version_key=old.key,
-                before=old.state,
-                after=VersionState.RETIRED,
-                reason=f"version {version.number} was learnt",
-            )
-            for old in self.registry.versions(version.task_id)
-            if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
-        ]
-        self.registry.add_version(version, moves=replaced)
+        for tries_left in reversed(range(_MOST_TRIES)):
+            replaced = [
+                Move(
+                    version_key=old.key,
+                    before=old.state,
+                    after=VersionState.RETIRED,
+                    reason=f"version {version.number} was learnt",
+                )
+                for old in self.registry.versions(version.task_id)
+                if version.state is VersionState.SHADOW and old.state is VersionState.SHADOW
+            ]
+            try:
+                self.registry.add_version(version, moves=replaced)
+                return
+            except StaleDecision:
+                # the shadow was moved meanwhile
+                if not tries_left:
+                    raise
 
     def _close(
         self,

@@ -6,6 +6,7 @@ task (reading the log, finding tasks) stands under none.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from shoal.agents.contract.break_even import Price
 from shoal.agents.feedback.ledger import NO_TASK, Compute, Expense
 from shoal.agents.registry.records import TaskId
 from shoal.agents.traces.chat import Usage
+from shoal.errors import ShoalError
+
+log = logging.getLogger(__name__)
 
 #: takes what was spent to the database; blocking
 NoteExpenses = Callable[[Sequence[Expense]], None]
@@ -47,11 +51,19 @@ class LearningCosts:
         finally:
             took = self.cpu_seconds() - before
             self._of_tasks += took
-            self.note([self._training(task_id, took, costs.gpu_seconds), *costs.opinions])
+            cpu_s = took + costs.worker_seconds
+            self._write([self._training(task_id, cpu_s, costs.gpu_seconds), *costs.opinions])
 
     def end(self) -> None:
         """The run is over: note what was no task's."""
-        self.note([self._training(NO_TASK, self.cpu_seconds() - self._began - self._of_tasks, 0.0)])
+        self._write([self._training(NO_TASK, self.cpu_seconds() - self._began - self._of_tasks, 0.0)])
+
+    def _write(self, expenses: Sequence[Expense]) -> None:
+        """What learning came to does not depend on whether its costs can be written."""
+        try:
+            self.note(expenses)
+        except ShoalError as error:
+            log.warning("what learning cost is not written: %s", error)
 
     def _training(self, task_id: TaskId, cpu_s: float, gpu_s: float) -> Expense:
         compute = Compute(cpu_ms=1000 * max(0.0, cpu_s), gpu_ms=1000 * gpu_s)
@@ -65,13 +77,19 @@ class TaskCosts:
     task_id: TaskId
     now: Callable[[], float]
     gpu_seconds: float = 0.0
+    worker_seconds: float = 0.0
     opinions: list[Expense] = field(default_factory=list)
 
     def trained(self, candidates: Sequence[Mapping[str, Any]]) -> None:
-        """Count the time of those candidates that say that they were trained on a GPU."""
-        self.gpu_seconds += sum(
-            float(c.get("seconds") or 0.0) for c in candidates if (c.get("details") or {}).get("on_gpu")
-        )
+        """Count what other processors than this process's did: a GPU, or the workers of a cluster, each for as long as the training took."""
+        for candidate in candidates:
+            details = candidate.get("details") or {}
+            workers = int(details.get("workers") or 1)
+            seconds = workers * float(candidate.get("seconds") or 0.0)
+            if details.get("on_gpu"):
+                self.gpu_seconds += seconds
+            elif workers > 1:
+                self.worker_seconds += seconds
 
     def asked(self, kind: Literal["again", "judge"], usages: Sequence[Usage], price: Price | None) -> None:
         """Calls of the generalist or a judge, at the price of whoever was asked; None where it is not known."""

@@ -15,7 +15,8 @@ from shoal.errors import ConfigError, DataError
 
 _CAPTURED = "generalist/"
 #: what the site answered by itself: a specialist, or the plan of an agent, whose steps are calls of their own
-_OWN = ("specialist/", "agent/")
+_SPECIALIST = "specialist/"
+_OWN = (_SPECIALIST, "agent/")
 #: between two looks at whether the run is to stop
 _LOOK_EVERY = 1024
 
@@ -50,6 +51,8 @@ class LearningLog:
         #: traces in the store, and those of them that may be learnt from, as the newest pass has counted them so far
         self.traces = 0
         self.usable = 0
+        #: ids and names of the tasks of which a specialist answered some
+        self.served: set[str] = set()
 
     def __iter__(self) -> Iterator[Trace]:
         """Raises as `every`."""
@@ -64,10 +67,14 @@ class LearningLog:
                 nothing else is there.
         """
         self.traces = self.usable = captured = 0
+        self.served = set()
         for trace in self._store.scan():
             if self.traces % _LOOK_EVERY == 0 and self._stopped():
                 raise KeyboardInterrupt
             self.traces += 1
+            if trace.served_by.startswith(_SPECIALIST):
+                name = trace.served_by.removeprefix(_SPECIALIST).rpartition("@")[0]
+                self.served |= {name, str(trace.tags.get("task_id", name))}
             taught = self._lessons.taught(trace)
             if taught is None:
                 yield trace, False

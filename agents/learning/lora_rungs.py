@@ -122,10 +122,13 @@ class Rungs:
             if not kind.startswith(f"{LORA}@"):
                 return others(kind)
             from shoal.agents.learning.lora import Rung, train_lora
+            from shoal.agents.learning.lora_executors import InProcess
 
             base, folder = self.bases[int(kind.partition("@")[2])]
             if self.executor is None:
                 raise ValueError("Rungs that were not surveyed have nobody who trains.")
+            # calls that are `local-only`, and what is made of them, stay on this machine
+            executor = InProcess() if survey.private else self.executor
             rung = Rung(
                 base=base,
                 folder=folder,
@@ -134,7 +137,7 @@ class Rungs:
                 private=survey.private,
                 merge=self.merge,
                 four_bit=self.four_bit,
-                executor=self.executor,
+                executor=executor,
             )
             return partial(train_lora, rung=rung)
 

@@ -84,7 +84,7 @@ def plan_tasks(
             bases=rungs.identity(),
             embedder=embedder,
             split=config.learning.split,
-            by_judge=config.contract.judged(task.name),
+            judged_by=_judge_of(task, config),
         )
         plans.append(
             Plan(
@@ -99,3 +99,9 @@ def plan_tasks(
             )
         )
     return plans
+
+
+def _judge_of(task: Task, config: Config) -> str:
+    """The model whose word is the task's loss; empty where it is nobody's."""
+    judge = config.judge
+    return "" if judge is None or not config.contract.judged(task.name) else f"{judge.base_url} {judge.model}"

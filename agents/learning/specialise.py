@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def specialise(plan: Plan, material: Material, number: int, tools: Tools) -> tup
     train_on_all(best, plan, [*train, *(e for e in choose if e.id not in calling)], work, tools)
     tools.progress(0.9, "calibrating")
     calibration, verdict, by_alpha, examined = _judge(best, plan, calibration_calls, calling, tools)
+    if tools.served:
+        # what the log has of the task is what specialists were unsure of: no sample of what comes in, so drift cannot be told by it
+        calibration = replace(calibration, confidences=())
     tools.progress(0.95, "writing the evidence")
     measures = measure(
         plan.prospect.loss,
@@ -159,7 +163,9 @@ def _opinions(best: Candidate, plan: Plan, calling: frozenset[str], tools: Tools
     """What others say of held-out calls, where the owner asks for it; sets `again_wrong` of the candidate's verdicts."""
     again, judge = tools.opinions.again, tools.opinions.judge
     private = plan.survey.private
-    if again is not None and again.may_see(private):
+    # whose texts a model judges has no loss by which two answers of the generalist could be compared
+    by_judge = judge_model(plan, tools) is not None and plan.prospect.loss == OutputKind.TEXT
+    if again is not None and again.may_see(private) and not by_judge:
         tools.progress(0.86, "asking the generalist again")
         best.held_out = ask_again(
             again,
@@ -194,7 +200,9 @@ def _judge(
     given = answers_of(best.engine, calls, tools.stopped)
     held = judged(loss, calls, given, calling=calling, slots=best.slots)
     if judge is not None:
-        held = judged_by(judge, calls, given, held)
+        held = judged_by(
+            judge, calls, given, held, used=lambda usages: tools.costs.asked("judge", usages, judge.price)
+        )
     # where the other held-out calls say that little can be answered, less is tried
     start_share = min(START_SHARE, 0.7 * best.coverage)
     groups = [e.group for e in calls]

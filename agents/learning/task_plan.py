@@ -44,6 +44,7 @@ class Tools:
         seconds_left: until the run must end.
         costs: of the task.
         cpu_seconds: processor time of this process so far.
+        served: specialists answered some of the task's calls, so that the log has the others alone.
     """
 
     home: Home
@@ -59,6 +60,7 @@ class Tools:
     stopped: Callable[[], bool] = lambda: False
     cpu_seconds: Callable[[], float] = time.process_time
     opinions: SecondOpinions = field(default_factory=SecondOpinions)
+    served: bool = False
 
 
 def judge_model(plan: Plan, tools: Tools) -> Adviser | None:
@@ -81,7 +83,7 @@ def inputs_digest(
     bases: Sequence[Any] = (),
     embedder: Embedder | None = None,
     split: str = "auto",
-    by_judge: bool = False,
+    judged_by: str = "",
 ) -> str:
     """What a version is made from: the calls, the contract, the seed, the time. The same digest gives the same version."""
     where = [survey.tier, survey.private]
@@ -98,9 +100,12 @@ def inputs_digest(
         reads,
         split,
     ]
-    for adviser in (opinions.again, opinions.judge) if opinions is not None else ():
-        if adviser is not None:
-            facts.append(adviser.calls)
-    if by_judge:
-        facts.append("judged by a model")
+    if opinions is not None:
+        facts.extend(
+            [role, adviser.calls]
+            for role, adviser in (("again", opinions.again), ("judge", opinions.judge))
+            if adviser is not None
+        )
+        if judged_by and opinions.loss is not None:
+            facts.append(["judged by", judged_by, opinions.loss.calls])
     return hashlib.sha256(json.dumps([*facts, *bases]).encode()).hexdigest()

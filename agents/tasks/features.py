@@ -27,6 +27,7 @@ _OPENING_MIN_WORDS = 3
 #: input tokens that the weights of a split read
 _READ_TOKENS = 200
 _MEMO_SIZE = 4096
+_MEMO_CHARS = 16_000_000
 
 
 def digest(*parts: str) -> str:
@@ -62,12 +63,15 @@ class PromptMemo:
 
     def __init__(self) -> None:
         self._known: dict[str, Prompt] = {}
+        self._chars = 0
 
     def __call__(self, system_text: str) -> Prompt:
         prompt = self._known.get(system_text)
         if prompt is None:
-            if len(self._known) >= _MEMO_SIZE:
+            if len(self._known) >= _MEMO_SIZE or self._chars >= _MEMO_CHARS:
                 self._known.clear()
+                self._chars = 0
+            self._chars += len(system_text)
             prompt = self._known[system_text] = Prompt.of(system_text)
         return prompt
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from shoal.agents.tasks.template import Template, content_words
@@ -33,8 +34,8 @@ class TemplateIndex(Generic[Known]):
             else None
             for template in ranked
         ]
-        #: prompt -> templates to be tried; a site's prompts recur. Forgets all when full
-        self._memo: dict[str, list[int]] = {}
+        #: digest of a prompt -> templates to be tried; a site's prompts recur. Forgets all when full
+        self._memo: dict[bytes, list[int]] = {}
         words = [set(template.tokens) for template in ranked]
         spread = Counter(word for some in words for word in some)
         self._under: dict[str, list[int]] = defaultdict(list)
@@ -58,11 +59,12 @@ class TemplateIndex(Generic[Known]):
                 yield self._found[number]
 
     def _possible(self, text: str) -> list[int]:
-        found = self._memo.get(text)
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        found = self._memo.get(key)
         if found is None:
             if len(self._memo) >= _MEMO_SIZE:
                 self._memo.clear()
             under = self._under
             found = [number for word in set(text.split()) if word in under for number in under[word]]
-            found = self._memo[text] = sorted([*found, *self._wordless])
+            found = self._memo[key] = sorted([*found, *self._wordless])
         return found

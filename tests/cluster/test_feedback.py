@@ -34,6 +34,10 @@ REFUNDS = [
     "My colleague reported: refund. What now?",
 ]
 
+_ANSWERS_EACH = 30
+#: gateways tell within so long how many answers were given
+_COUNTED_S = 6.0
+
 
 @pytest.fixture
 def taught(site: Site) -> Iterator[Site]:
@@ -75,11 +79,16 @@ def test_feedback_that_contradicts_a_specialist_leads_to_a_retrained_version_in_
     known = {v.key for v in site.registry.versions()}
     before = actors(site)
     with Client(site.url) as client:
-        for number in range(site.config.learning.min_corrections):
+        given = []
+        # so few of its answers are contradicted that it keeps its contract, and goes on serving
+        for number in range(_ANSWERS_EACH * site.config.learning.min_corrections):
             answer = client.chat(tickets.body(REFUNDS[number % 4])["messages"], temperature=0)
             assert answer.served_by.startswith("specialist/"), answer
             assert answer.text == "billing"
-            client.feedback(answer.trace_id, correction={"role": "assistant", "content": "shipping"})
+            given.append(answer.trace_id)
+        time.sleep(_COUNTED_S)
+        for trace_id in given[::_ANSWERS_EACH]:
+            client.feedback(trace_id, correction={"role": "assistant", "content": "shipping"})
     site.wait_until(lambda: newest(site, known) is not None, within_s=90)
     version = newest(site, known)
     assert version is not None
