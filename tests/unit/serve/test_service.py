@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -346,6 +346,23 @@ async def test_a_shadow_that_fails_or_a_call_that_a_specialist_answered_makes_no
     await bench.service.chat(request("a", "triage"), LOCAL_CALLER)
     await bench.service.background.drain()
     assert bench.observer.events == []
+
+
+@pytest.mark.parametrize(
+    ("serving_says", "drawn"), [(sure, True), (sure, False), (unsure, True), (unsure, False)]
+)
+async def test_a_shadow_beside_another_version_is_compared_on_a_draw_whether_that_version_was_sure_or_not(
+    bench: Bench, serving_says: Callable[[ChatRequest], SpecialistAnswer], drawn: bool
+) -> None:
+    bench.settings = ServiceSettings(audit_share=0.5)
+    bench.chance = lambda: 0.0 if drawn else 0.999
+    bench.routes = (route("triage", SERVING, replace(SHADOW, key="t1@4")),)
+    bench.specialists.functions |= {"t1@3": serving_says, "t1@4": sure}
+    await bench.service.chat(request("a", "triage"), LOCAL_CALLER)
+    await bench.service.background.drain()
+    await bench.service.background.drain()
+    shadows = [e for e in bench.observer.events if getattr(e, "source", "") == "shadow"]
+    assert [e.version_key for e in shadows] == (["t1@4"] if drawn else [])
 
 
 async def test_comparisons_over_the_bound_are_dropped_not_queued(bench: Bench) -> None:
