@@ -39,6 +39,7 @@ TABLE: dict[type[ShoalError], Status] = {
     errors.PermissionDenied: Status(403, "PERMISSION_DENIED", "permission_error"),
     errors.NotFound: Status(404, "NOT_FOUND", "not_found_error"),
     errors.Conflict: Status(409, "FAILED_PRECONDITION", "conflict_error"),
+    errors.StaleDecision: Status(409, "ABORTED", "conflict_error"),
     errors.RateLimited: Status(429, "RESOURCE_EXHAUSTED", "rate_limit_error"),
     errors.PrivacyViolation: Status(403, "PERMISSION_DENIED", "permission_error"),
     errors.NoPerformer: Status(503, "UNAVAILABLE", "server_error"),
