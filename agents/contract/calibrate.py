@@ -147,17 +147,14 @@ def calibrate(
     bad = np.asarray(wrong, dtype=bool)
     together = _Groups.of(groups, bad)
     needed = fewest_calls(alpha, delta)
-    if together.count < needed:
-        independent = (
-            "calibration calls" if groups is None or together.count == conf.size else "conversations"
-        )
+    if conf.size < needed:
         return _infeasible(
             conf.size,
             alpha,
             delta,
             (),
             together.correlation,
-            f"{together.count} {independent} are too few: it takes {needed} to show that at most {alpha:.1%} are wrong.",
+            f"{conf.size} calibration calls are too few: it takes {needed} to show that at most {alpha:.1%} are wrong.",
         )
     if thresholds is None:
         thresholds = _sequence(conf, alpha, delta, start_share)

@@ -155,10 +155,13 @@ def test_groups_of_single_calls_change_nothing() -> None:
     assert calibrate(confidences, wrong, 0.05, 0.05, groups=[f"c{i}" for i in range(500)]) == alone
 
 
-def test_it_takes_as_many_conversations_as_calls_that_stand_by_themselves() -> None:
-    found = calibrate([0.9] * 200, [False] * 200, 0.05, 0.05, groups=[i // 10 for i in range(200)])
-    assert not found.feasible
-    assert found.reason.startswith("20 conversations are too few: it takes 59")
+def test_calls_of_a_conversation_that_are_right_or_wrong_together_prove_less() -> None:
+    # of 20 conversations of ten calls one is wrong as a whole, or ten calls of ten conversations are
+    groups = [i // 10 for i in range(200)]
+    together = calibrate([0.9] * 200, [g == 0 for g in groups], 0.12, 0.05, groups=groups)
+    apart = calibrate([0.9] * 200, [i % 10 == 0 and i < 100 for i in range(200)], 0.12, 0.05, groups=groups)
+    assert not together.feasible
+    assert apart.feasible
 
 
 def test_conversations_keep_the_contract_where_counting_calls_would_break_it() -> None:
